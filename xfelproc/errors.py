@@ -1,0 +1,49 @@
+"""Errors that a user can act on; anything else that is raised is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class XfelprocError(Exception):
+    """Base of the errors xfelproc raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(XfelprocError, ValueError):
+    """The job is wrong: nothing was started (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(XfelprocError, ValueError):
+    """A file or frame cannot be used.
+
+    Parameters
+    ----------
+    message
+        What is wrong, with the value, and what to do next.
+    path
+        File the error belongs to.
+    frame
+        Index of the frame in that file (from 0), or None if the whole file is concerned.
+    """
+
+    def __init__(self, message: str, path: object = None, frame: int | None = None) -> None:
+        self.message = message
+        self.path = None if path is None else str(path)
+        self.frame = frame
+        super().__init__(message, self.path, frame)
+
+    def __str__(self) -> str:
+        if self.path is None:
+            return self.message
+        where = self.path if self.frame is None else f"{self.path} frame {self.frame}"
+        return f"{where}: {self.message}"
+
+
+class OutputError(XfelprocError, OSError):
+    """The run directory cannot be written; what was published before stays valid."""
+
+
+class RunDirectoryError(ConfigError):
+    """The run directory holds something that this job must not touch."""

@@ -1,0 +1,1 @@
+"""Pixel, laboratory and reciprocal space; cells: pure numpy, no state."""

@@ -1,0 +1,1 @@
+"""Frozen models and declared tables: the things that flow between the layers."""

@@ -1,0 +1,210 @@
+"""Struct-of-arrays tables with a declared schema; file writers and the reference docs are generated from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+AnyArray = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: ``dtype`` is a numpy type string or ``"str"``; ``shape`` is the shape of one row's entry."""
+
+    name: str
+    dtype: str
+    unit: str
+    doc: str
+    shape: tuple[int, ...] = ()
+
+    def empty(self, n: int) -> AnyArray:
+        """Return ``n`` rows of zeros (empty strings)."""
+        if self.dtype == "str":
+            return np.full((n, *self.shape), "", dtype=object)
+        return np.zeros((n, *self.shape), dtype=self.dtype)
+
+    def convert(self, values: Any) -> AnyArray:
+        """Return ``values`` as an array of this column's type, checking the shape.
+
+        Raises
+        ------
+        ValueError
+            If the shape of an entry is not ``shape``.
+        """
+        array = np.asarray(values, dtype=object if self.dtype == "str" else self.dtype)
+        if array.shape[1:] != self.shape:
+            raise ValueError(f"column {self.name!r}: entries have shape {array.shape[1:]}, the schema says {self.shape}")
+        return array
+
+
+class Table:
+    """Named columns of equal length, as declared in ``SCHEMA``. Columns not given are filled with zeros."""
+
+    SCHEMA: ClassVar[tuple[Column, ...]] = ()
+    __slots__ = ("_columns", "_n")
+
+    def __init__(self, n: int | None = None, **columns: Any) -> None:
+        unknown = set(columns) - {c.name for c in self.SCHEMA}
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no column {', '.join(sorted(unknown))}")
+        converted = {c.name: c.convert(columns[c.name]) for c in self.SCHEMA if c.name in columns}
+        lengths = {len(v) for v in converted.values()} | (set() if n is None else {n})
+        if len(lengths) > 1:
+            raise ValueError(f"{type(self).__name__}: columns of different lengths {sorted(lengths)}")
+        self._n = lengths.pop() if lengths else 0
+        self._columns: dict[str, AnyArray] = {
+            c.name: converted[c.name] if c.name in converted else c.empty(self._n) for c in self.SCHEMA
+        }
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, name: str) -> AnyArray:
+        return self._columns[name]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._n} rows)"
+
+    def select(self, index: Any) -> Self:
+        """Return the rows picked by a mask, slice or index array."""
+        return type(self)(None, **{name: values[index] for name, values in self._columns.items()})
+
+    def replace(self, **columns: Any) -> Self:
+        """Return the table with some columns exchanged."""
+        return type(self)(self._n, **{**self._columns, **columns})
+
+    @classmethod
+    def concatenate(cls, tables: Iterable[Self]) -> Self:
+        """Return the rows of all tables, in order."""
+        parts = list(tables)
+        if not parts:
+            return cls(0)
+        return cls(None, **{c.name: np.concatenate([t[c.name] for t in parts]) for c in cls.SCHEMA})
+
+
+class FrameTable(Table):
+    """One row a frame of a work unit."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("source", "i4", "", "number of the source in the manifest"),
+        Column("index", "i8", "", "frame in the source, from 0"),
+        Column("status", "u1", "", "FrameStatus"),
+        Column("reason", "str", "", "why the frame did not come further; empty if it was integrated"),
+        Column("wavelength", "f8", "Å", "wavelength of this frame"),
+        Column("n_spots", "i4", "", "spots found"),
+        Column("n_lattices", "i4", "", "lattices indexed"),
+        Column("n_reflections", "i4", "", "reflections integrated"),
+        Column("background", "f4", "photon", "median background under the spots, a pixel"),
+        Column("times", "f4", "ms", "CPU time of read, calibrate, find, index, refine, integrate", (6,)),
+    )
+
+
+class SpotTable(Table):
+    """Strong spots."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("frame", "i4", "", "row of the unit's FrameTable"),
+        Column("panel", "i4", "", "panel"),
+        Column("fast", "f8", "px", "centroid along fast; the first pixel's centre is at 0.5"),
+        Column("slow", "f8", "px", "centroid along slow"),
+        Column("var_fast", "f4", "px2", "variance of the centroid along fast"),
+        Column("var_slow", "f4", "px2", "variance of the centroid along slow"),
+        Column("intensity", "f4", "photon", "sum over the spot's pixels above background"),
+        Column("snr", "f4", "", "intensity over its standard deviation"),
+        Column("background", "f4", "photon", "background a pixel"),
+        Column("peak", "f4", "photon", "largest pixel"),
+        Column("n_pixels", "i4", "", "pixels in the spot"),
+        Column("bbox", "i4", "px", "fast0, fast1, slow0, slow1, half open", (4,)),
+        Column("d", "f4", "Å", "resolution"),
+        Column("flags", "u2", "", "SpotFlag"),
+    )
+
+
+class LatticeTable(Table):
+    """One row an indexed and refined lattice."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("frame", "i4", "", "row of the unit's FrameTable"),
+        Column("A", "f8", "1/Å", "columns a*, b*, c*, laboratory frame", (3, 3)),
+        Column("cell", "f8", "Å, degree", "a b c α β γ", (6,)),
+        Column("space_group", "str", "", "Hermann-Mauguin symbol imposed"),
+        Column("n_spots", "i4", "", "spots offered"),
+        Column("n_indexed", "i4", "", "spots with |Δhkl| ≤ 0.3 in each index under the refined model"),
+        Column("rmsd", "f8", "px", "√mean(Δfast² + Δslow²) over exactly these"),
+        Column("rmsd_psi", "f8", "degree", "root mean square ΔΨ over exactly these"),
+        Column("domain_size", "f8", "Å", "domain size D (Sauter 2014)"),
+        Column("half_mosaicity", "f8", "degree", "half the full-width mosaic spread, η/2"),
+        Column("d_min", "f8", "Å", "resolution to which the lattice was integrated"),
+        Column("shift", "f8", "mm", "refined detector translation, laboratory frame", (3,)),
+        Column("log10_p", "f8", "", "log10 of the chance that random spots give so many inliers"),
+    )
+
+
+class IndexedTable(Table):
+    """Spots that a refined lattice explains."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("lattice", "i4", "", "row of the unit's LatticeTable"),
+        Column("spot", "i4", "", "row of the unit's SpotTable"),
+        Column("hkl", "i4", "", "Miller index", (3,)),
+        Column("fast_calc", "f8", "px", "predicted position along fast"),
+        Column("slow_calc", "f8", "px", "predicted position along slow"),
+        Column("delta_psi", "f4", "degree", "signed angle to the reflecting condition"),
+        Column("used", "?", "", "kept by the refinement's outlier rejection"),
+    )
+
+
+class ReflectionTable(Table):
+    """Predicted and integrated reflections, one row an observation."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("lattice", "i4", "", "row of the unit's LatticeTable"),
+        Column("hkl", "i4", "", "Miller index, not reduced", (3,)),
+        Column("panel", "i4", "", "panel"),
+        Column("fast", "f8", "px", "predicted position along fast"),
+        Column("slow", "f8", "px", "predicted position along slow"),
+        Column("intensity", "f4", "photon", "summed intensity above background"),
+        Column("sigma", "f4", "photon", "standard deviation of the intensity from counting"),
+        Column("background", "f4", "photon", "background a pixel at the centre"),
+        Column("peak", "f4", "photon", "largest pixel of the peak region"),
+        Column("n_pixels", "i4", "", "pixels summed"),
+        Column("d", "f4", "Å", "resolution"),
+        Column("delta_psi", "f4", "degree", "signed angle to the reflecting condition"),
+        Column("excitation", "f4", "1/Å", "signed excitation error |s0 + A h| - 1/λ"),
+        Column("partiality", "f4", "", "fraction of the full reflection that diffracts, by the lattice's model"),
+        Column("polarization", "f4", "", "polarisation factor P: corrected intensity = intensity / P"),
+        Column("flags", "u2", "", "ReflectionFlag"),
+    )
+
+
+class MergedTable(Table):
+    """Unique reflections."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("hkl", "i4", "", "Miller index in the asymmetric unit", (3,)),
+        Column("d", "f4", "Å", "resolution"),
+        Column("intensity", "f8", "", "merged intensity"),
+        Column("sigma", "f8", "", "its standard deviation"),
+        Column("multiplicity", "i4", "", "observations merged"),
+        Column("intensity_plus", "f8", "", "merged intensity of hkl and its mates by rotation"),
+        Column("sigma_plus", "f8", "", "its standard deviation"),
+        Column("n_plus", "i4", "", "observations of it"),
+        Column("intensity_minus", "f8", "", "merged intensity of the Friedel mates"),
+        Column("sigma_minus", "f8", "", "its standard deviation"),
+        Column("n_minus", "i4", "", "observations of them"),
+        Column("half1", "f8", "", "merged intensity of the first half of the frames (NaN: none)"),
+        Column("half2", "f8", "", "merged intensity of the second half"),
+        Column("centric", "?", "", "centric reflection"),
+        Column("free", "i4", "", "free-R flag: 0 is the test set"),
+    )
