@@ -18,10 +18,11 @@ Floats = NDArray[np.float64]
 
 def mean_absorption_path(mu: Floats, thickness: Floats, cosine: Floats) -> Floats:
     """Return the mean path (mm) in a sensor of given μ (1/mm) and thickness (mm), times the absorbed fraction; 0 where μ is 0."""
-    safe_mu = np.where(mu > 0, mu, 1.0)
+    active = (mu > 0) & (thickness > 0)
+    safe_mu = mu + ~active
     depth = thickness / cosine
-    path: Floats = 1.0 / safe_mu - (depth + 1.0 / safe_mu) * np.exp(-safe_mu * depth)
-    path = np.where((mu > 0) & (thickness > 0), path, 0.0)
+    path: Floats = np.zeros(np.broadcast(mu, depth).shape)
+    np.copyto(path, 1.0 / safe_mu - (depth + 1.0 / safe_mu) * np.exp(-safe_mu * depth), where=active)
     return path
 
 
@@ -35,7 +36,8 @@ def _parallax(detector: Detector, panel: NDArray[np.int64], xy: Floats) -> Float
     cosine = np.abs(np.einsum("ni,ni->n", normal, s1))
     sensor = detector.sensors[panel]
     path: Floats = mean_absorption_path(sensor[:, 0], sensor[:, 1], cosine)
-    return along * path[:, None]
+    shift: Floats = along * path[:, None]
+    return shift
 
 
 def pixel_to_mm(detector: Detector, panel: ArrayLike, fast: ArrayLike, slow: ArrayLike) -> Floats:
