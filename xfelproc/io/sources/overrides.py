@@ -1,0 +1,175 @@
+"""What the user says about geometry and beam, applied to what the files say: pure functions on an Experiment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import ConfigError
+from xfelproc.io.sources.settings import SourceSettings
+from xfelproc.models.experiment import Beam, Detector, Experiment, Panel, as_vector
+
+Floats = NDArray[np.float64]
+
+
+def detector_normal(detector: Detector, beam: Beam) -> Floats:
+    """Return the unit mean normal of the panels, pointing away from the source."""
+    normals = np.cross(detector.d_matrices[:, :, 0], detector.d_matrices[:, :, 1])
+    forward = -np.asarray(beam.direction)
+    mean = np.mean(normals * np.where(normals @ forward < 0, -1.0, 1.0)[:, None], axis=0)
+    unit: Floats = mean / np.linalg.norm(mean)
+    return unit
+
+
+def detector_distance(detector: Detector, beam: Beam) -> float:
+    """Return the distance in mm from the sample to the detector, along the mean normal of its panels.
+
+    It is the mean over the panels' centres; for a detector that faces the beam it is the distance along the beam, and
+    for one on a 2θ arm the distance along the arm, as headers state it.
+    """
+    half = detector.pixel_sizes * detector.image_sizes / 2
+    centres = np.einsum("pij,pj->pi", detector.d_matrices, np.column_stack([half, np.ones(len(half))]))
+    return float(np.mean(centres @ detector_normal(detector, beam)))
+
+
+def beam_center(detector: Detector, beam: Beam, panel: int = 0) -> tuple[float, float]:
+    """Return where the beam meets the plane of a panel, in pixels (fast, slow) of its grid (it may lie outside).
+
+    Raises
+    ------
+    ConfigError
+        If the beam does not meet the plane.
+    """
+    x, y, z = detector.inverse_d_matrices[panel] @ -np.asarray(beam.direction)
+    if z <= 1e-6 * np.hypot(x, y):
+        raise ConfigError(
+            f"the beam does not meet the plane of panel {detector.panels[panel].name!r}: "
+            "a beam centre means nothing here; give a geometry file instead"
+        )
+    size = detector.panels[panel].pixel_size
+    return (float(x / z / size[0]), float(y / z / size[1]))
+
+
+def with_distance(detector: Detector, beam: Beam, distance: float) -> Detector:
+    """Return the detector moved along its mean normal to ``distance`` mm from the sample."""
+    move = (distance - detector_distance(detector, beam)) * detector_normal(detector, beam)
+    return detector.shifted(as_vector(move))
+
+
+def with_beam_center(detector: Detector, beam: Beam, center: tuple[float, float]) -> Detector:
+    """Return the detector moved within the plane of its first panel so that the beam meets it at ``center`` (px)."""
+    now = beam_center(detector, beam)
+    panel = detector.panels[0]
+    step = [(have - want) * size for have, want, size in zip(now, center, panel.pixel_size, strict=True)]
+    return detector.shifted(as_vector(step[0] * np.asarray(panel.fast_axis) + step[1] * np.asarray(panel.slow_axis)))
+
+
+def override_beam(beam: Beam, settings: SourceSettings) -> Beam:
+    """Return the beam with what the settings state.
+
+    Raises
+    ------
+    ConfigError
+        If the polarisation normal is zero or along the beam.
+    """
+    if settings.wavelength is not None:
+        beam = replace(beam, wavelength=settings.wavelength)
+    if settings.bandwidth is not None:
+        beam = replace(beam, bandwidth=settings.bandwidth)
+    if settings.polarization_fraction is not None:
+        beam = replace(beam, polarization_fraction=settings.polarization_fraction)
+    if settings.polarization_normal is not None:
+        normal = np.asarray(settings.polarization_normal, dtype=np.float64)
+        length = float(np.linalg.norm(normal))
+        if length == 0 or np.linalg.norm(np.cross(normal, beam.direction)) < 1e-3 * length:
+            raise ConfigError(
+                f"polarization_normal = {settings.polarization_normal} is zero or along the beam: "
+                "give the normal of the plane of polarisation, for example (0, 1, 0) for a horizontal one"
+            )
+        beam = replace(beam, polarization_normal=as_vector(normal / length))
+    return beam
+
+
+def override_detector(detector: Detector, beam: Beam, settings: SourceSettings) -> Detector:
+    """Return the detector with what the settings state: trusted range and gain, then distance, then beam centre.
+
+    Raises
+    ------
+    ConfigError
+        If the trusted range is empty or the beam does not meet the first panel's plane.
+    """
+    if settings.trusted_range is not None:
+        low, high = settings.trusted_range
+        if not low < high:
+            raise ConfigError(f"trusted_range = {settings.trusted_range}: the lowest value must be below the highest")
+        panels = tuple(replace(p, trusted_range=(low, high)) for p in detector.panels)
+        detector = Detector(panels, detector.hierarchy)
+    if settings.adu_per_photon is not None:
+        panels = tuple(replace(p, gain=settings.adu_per_photon) for p in detector.panels)
+        detector = Detector(panels, detector.hierarchy)
+    if settings.distance is not None:
+        detector = with_distance(detector, beam, settings.distance)
+    if settings.beam_center is not None:
+        detector = with_beam_center(detector, beam, settings.beam_center)
+    return detector
+
+
+def load_reference(settings: SourceSettings) -> Experiment | None:
+    """Return the experiment of ``settings.geometry`` (.geom, .expt, NeXus), or None if none is given."""
+    if settings.geometry is None:
+        return None
+    # imported here: only jobs that give a geometry need these readers
+    reference: Experiment = import_module("xfelproc.io.exchange").load_geometry(settings.geometry)
+    return reference
+
+
+def take_reference(experiment: Experiment, reference: Experiment) -> Experiment:
+    """Return the experiment with the panels of a geometry file, and its beam where the file states a wavelength.
+
+    Names and hierarchy are the geometry's. The frames' own trusted range, gain, sensor and wavelength are kept where the
+    geometry says nothing of them, which needs an equal number of panels.
+    """
+    given, own = reference.detector, experiment.detector
+    panels = given.panels
+    if len(given) == len(own) or len(own) == 1:
+        pairs = zip(given.panels, own.panels * (len(given) if len(own) == 1 else 1), strict=True)
+        panels = tuple(_fill(mine, header) for mine, header in pairs)
+    beam = reference.beam if reference.beam.wavelength > 0 else replace(reference.beam, wavelength=experiment.beam.wavelength)
+    return replace(experiment, detector=Detector(panels, given.hierarchy), beam=beam)
+
+
+def _fill(given: Panel, header: Panel) -> Panel:
+    """Return a panel of a geometry file with what only the frames' header knows."""
+    if not any(np.isfinite(given.trusted_range)):
+        given = replace(given, trusted_range=header.trusted_range)
+    if given.thickness == 0:
+        given = replace(given, thickness=header.thickness, material=header.material, mu=header.mu)
+    if given.gain == 1.0:
+        given = replace(given, gain=header.gain)
+    return given
+
+
+def apply_settings(experiment: Experiment, settings: SourceSettings, reference: Experiment | None = None) -> Experiment:
+    """Return the experiment of a frame with the geometry file (``reference``) and then the single values of the settings.
+
+    Raises
+    ------
+    ConfigError
+        If a value makes no sense for this experiment.
+    """
+    if reference is not None:
+        experiment = take_reference(experiment, reference)
+    beam = override_beam(experiment.beam, settings)
+    return replace(experiment, beam=beam, detector=override_detector(experiment.detector, beam, settings))
+
+
+def describe_overrides(settings: SourceSettings) -> tuple[str, ...]:
+    """Return one note for each value that the settings put in the place of the file's."""
+    names = (
+        *("geometry", "distance", "beam_center", "wavelength", "bandwidth"),
+        *("trusted_range", "polarization_fraction", "polarization_normal", "adu_per_photon"),
+    )
+    return tuple(f"{name} from the settings: {getattr(settings, name)}" for name in names if getattr(settings, name) is not None)
