@@ -208,3 +208,71 @@ class MergedTable(Table):
         Column("centric", "?", "", "centric reflection"),
         Column("free", "i4", "", "free-R flag: 0 is the test set"),
     )
+
+
+class UnmergedTable(Table):
+    """Scaled observations, sorted by unique reflection and then by lattice: what goes into an unmerged MTZ."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("lattice", "i4", "", "number of the lattice in the run, from 0"),
+        Column("hkl", "i4", "", "Miller index as observed", (3,)),
+        Column("hkl_asu", "i4", "", "Miller index in the asymmetric unit", (3,)),
+        Column("isym", "i4", "", "2 n - 1 where operator n takes hkl to hkl_asu, 2 n where it takes it to -hkl_asu"),
+        Column("panel", "i4", "", "panel"),
+        Column("fast", "f4", "px", "predicted position along fast"),
+        Column("slow", "f4", "px", "predicted position along slow"),
+        Column("intensity", "f8", "", "full intensity on the common scale: polarisation, scale and partiality applied"),
+        Column("sigma", "f8", "", "its standard deviation, error terms included; 1/σ² is its weight in merging"),
+        Column("scale", "f8", "", "observed = scale · partiality · polarization · full"),
+        Column("partiality", "f4", "", "partiality used"),
+        Column("polarization", "f4", "", "polarisation factor used"),
+        Column("excitation", "f4", "1/Å", "signed excitation error |s0 + A h| - 1/λ"),
+        Column("half", "u1", "", "half-set (0 or 1) of the frame"),
+        Column("flags", "u2", "", "ReflectionFlag; OUTLIER was not merged"),
+    )
+
+
+class ScaledLatticeTable(Table):
+    """One row a lattice that was offered to merging."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("scale", "f8", "", "scale factor; the geometric mean over the lattices is 1"),
+        Column("b_factor", "f8", "Å2", "relative B: observed ∝ exp(-B / (2 d²)); the mean over the lattices is 0"),
+        Column("width", "f8", "1/Å", "width of the Gaussian of partiality at 1/d = 0"),
+        Column("width_slope", "f8", "", "growth of the width with 1/d: width² + (slope / d)²"),
+        Column("n_observations", "i4", "", "observations merged"),
+        Column("n_rejected", "i4", "", "observations rejected as outliers"),
+        Column("correlation", "f8", "", "CC of its observations to the mean of the others (NaN: fewer than 3)"),
+        Column("half", "u1", "", "half-set (0 or 1) of its frame"),
+        Column("used", "?", "", "merged"),
+    )
+
+
+class ShellTable(Table):
+    """Statistics of merging, one row a resolution shell (or one for all)."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("d_max", "f8", "Å", "low-resolution limit"),
+        Column("d_min", "f8", "Å", "high-resolution limit"),
+        Column("n_possible", "i8", "", "unique reflections possible, without systematic absences"),
+        Column("n_unique", "i8", "", "unique reflections measured"),
+        Column("n_observations", "i8", "", "observations merged"),
+        Column("n_rejected", "i8", "", "observations rejected as outliers"),
+        Column("completeness", "f8", "", "n_unique / n_possible"),
+        Column("completeness_twice", "f8", "", "measured twice or more / n_possible"),
+        Column("multiplicity", "f8", "", "n_observations / n_unique"),
+        Column("mean_intensity", "f8", "", "mean merged intensity"),
+        Column("i_over_sigma", "f8", "", "mean of intensity / sigma of the merged reflections"),
+        Column("cc_half", "f8", "", "correlation of the half-set intensities"),
+        Column("cc_star", "f8", "", "√(2 CC1/2 / (1 + CC1/2)) (NaN where CC1/2 < 0)"),
+        Column("r_split", "f8", "", "2^-½ Σ|I1 - I2| / Σ ½ (I1 + I2)"),
+        Column("n_pairs", "i8", "", "reflections measured in both halves: the set of cc_half and r_split"),
+        Column("r_merge", "f8", "", "Σ|I - k<I>| / Σ k<I> over reflections measured twice or more"),
+        Column("r_meas", "f8", "", "the same with √(n / (n - 1)), independent of multiplicity"),
+        Column("r_pim", "f8", "", "the same with √(1 / (n - 1)): precision of the mean"),
+        Column("cc_anomalous", "f8", "", "correlation of I(+) - I(-) between the halves (NaN: not asked for)"),
+        Column("n_anomalous", "i8", "", "acentric reflections with both mates in both halves: the set of cc_anomalous"),
+    )
