@@ -1,7 +1,7 @@
 """Decoding of bitshuffle-LZ4 chunks (HDF5 filter 32008, compression 2).
 
-A chunk is: the size in bytes decoded (8 bytes, big endian), the size of a block in bytes (4 bytes, big endian), then for each block the
-size of its LZ4 stream (4 bytes, big endian) and the stream; elements beyond the last multiple of 8 stand undecoded at the
+A chunk is: the size in bytes decoded (8 bytes, big endian), the size of a block in bytes (4 bytes, big endian), then for each
+block the size of its LZ4 stream (4 bytes, big endian) and the stream; elements beyond the last multiple of 8 stand undecoded at the
 end. A decoded block of n elements of E bytes holds 8 E rows of n/8 bytes: row 8 j + b has bit b of byte j of every element,
 eight elements a byte, the first in the lowest bit (Masui et al. 2015, Astronomy and Computing 12, 181; the LZ4 block format).
 
@@ -80,7 +80,7 @@ def lz4_block(source: Bytes, start: int, stop: int, target: Bytes, size: int) ->
             for k in range(n):
                 target[op + k] = target[match + k]
         op += n
-    return op == size
+    return bool(op == size)
 
 
 @njit(cache=True, nogil=True)
@@ -120,7 +120,7 @@ def _is_zero(rows: Bytes, start: int, n: int) -> bool:
     seen = np.uint8(0)
     for k in range(start, start + n):
         seen |= rows[k]
-    return seen == 0
+    return bool(seen == 0)
 
 
 @njit(cache=True, nogil=True)

@@ -200,7 +200,9 @@ def _bad(state: _State, name: str, keys: dict[str, str]) -> BadRegion:
             missing = [k for k in order if k not in keys]
             unknown = set(keys) - set(order) - {"panel"}
             if missing or unknown:
-                raise DataError(f"bad region {name!r}: needs {', '.join(order)}; missing or wrong: {sorted(unknown) + missing}", state.path)
+                raise DataError(
+                    f"bad region {name!r}: needs {', '.join(order)}; missing or wrong: {sorted(unknown) + missing}", state.path
+                )
             a0, a1, b0, b1 = (_number(state, f"{name}/{k}", keys[k]) for k in order)
             return BadRegion(name, kind, (a0, a1, b0, b1), keys.get("panel", ""))
     raise DataError(f"bad region {name!r} has no limits", state.path)

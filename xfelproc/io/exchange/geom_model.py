@@ -19,7 +19,7 @@ from xfelproc.models.experiment import Beam, Detector, DetectorGroup, Panel, Vec
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number in ``unit``, or (``path`` set) the HDF5 path of one; ``value * factor`` is in our unit (mm, or as `PhotonSource`)."""
+    """A number in ``unit``, or (``path`` set) the HDF5 path of one; times ``factor`` it is in our unit (see `PhotonSource`)."""
 
     value: float | None = None
     path: str = ""
@@ -52,7 +52,7 @@ class PhotonSource:
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A mask: ``data`` in ``file`` ("": the frame's own file). Bad if any of ``bad_bits`` is set, or any of ``good_bits`` is missing."""
+    """A mask: ``data`` in ``file`` ("": the frame's own). Bad if any of ``bad_bits`` is set or any of ``good_bits`` is missing."""
 
     data: str
     file: str = ""
@@ -85,7 +85,7 @@ def _ones(dtype: np.dtype[np.integer]) -> int:
 
 @dataclass(frozen=True)
 class BadRegion:
-    """Pixels not to be used: ``kind`` "fsss" (both ends included, numbered as in the data block) or "xy" (pixels, CrystFEL's frame)."""
+    """Pixels not to be used: ``kind`` "fsss" (both ends included, numbered as in the data) or "xy" (pixels, CrystFEL's frame)."""
 
     name: str
     kind: str
@@ -95,7 +95,7 @@ class BadRegion:
 
 @dataclass(frozen=True)
 class GeomPanel:
-    """One panel as in the file; ``coffset`` in m, ``res`` in pixels per m, ``corner`` in pixels. ``dims`` orders the data's axes."""
+    """One panel as in the file; ``coffset`` in m, ``res`` in pixels per m, ``corner`` in pixels. ``dims``: the data's axes."""
 
     name: str
     min_fs: int
@@ -262,9 +262,7 @@ def _centre(members: list[int], panels: tuple[Panel, ...]) -> Vector3:
     return as_vector(middle / max(1, len(members)))
 
 
-def _nest(
-    name: str, members: list[int], levels: list[list[tuple[str, list[int]]]], panels: tuple[Panel, ...]
-) -> DetectorGroup:
+def _nest(name: str, members: list[int], levels: list[list[tuple[str, list[int]]]], panels: tuple[Panel, ...]) -> DetectorGroup:
     """Return the tree of groups: each level's groups below the group of the level above that holds all their panels."""
     children: list[DetectorGroup | int] = []
     left = set(members)

@@ -1,0 +1,211 @@
+"""HDF5 frames described by a CrystFEL geometry (CXI, Cheetah, any multi-event file)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import ConfigError, DataError
+from xfelproc.io.exchange.geom_model import GeomFile, MaskSpec
+from xfelproc.io.sources.hdf5_file import Hdf5Pool, numbers_of
+from xfelproc.io.sources.hdf5_layout import Part, Slot, expand_events, slot_of_geom
+from xfelproc.io.sources.hdf5_source import Description, Mask
+from xfelproc.io.sources.masks import build_mask, describe_mask
+from xfelproc.io.sources.overrides import apply_settings, describe_overrides
+from xfelproc.io.sources.settings import SourceSettings
+from xfelproc.models.conventions import MaskBit
+from xfelproc.models.experiment import Beam, Detector, Experiment
+
+
+@dataclass
+class GeomDescription(Description):
+    """Models, masks and words of frames that a CrystFEL geometry describes."""
+
+    path: str
+    geom: GeomFile
+    settings: SourceSettings
+    part: Part
+    format: str = "HDF5 with a CrystFEL geometry"
+    _arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    _detectors: dict[tuple[float, ...], Detector] = field(default_factory=dict)
+
+    def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
+        """Return the models of a frame."""
+        names = self.geom.paths()
+        values = {name: self._value(name, index, pool) for name in names}
+        wavelength = self.settings.wavelength or self.geom.wavelength(values)
+        if wavelength is None:
+            raise ConfigError(
+                f"{self.geom.path} does not give the photon energy, nor does the job: set input.wavelength, "
+                "or photon_energy in the geometry"
+            )
+        if not 0 < wavelength < 1000:
+            raise DataError(
+                f"the wavelength {wavelength:g} Å is not possible: check the geometry's photon_energy and its unit",
+                self.path,
+                index,
+            )
+        beam = Beam(wavelength=wavelength, bandwidth=self.geom.bandwidth)
+        lengths = {q.path for p in self.geom.panels if (q := p.clen) is not None} | {
+            q.path for q in self.geom.shift if q is not None
+        }
+        key = tuple(values[name] for name in names if name in lengths)
+        if key not in self._detectors:
+            # gains that go by photon energy take the first frame's, so that the detector stays one object
+            detector = self.geom.detector(values)
+            full = apply_settings(Experiment(beam, detector), self.settings)
+            self._check(full)
+            self._detectors[key] = full.detector
+        experiment = apply_settings(Experiment(beam, self._detectors[key]), _beam_only(self.settings))
+        return replace(experiment, image=(self.path, index))
+
+    def _check(self, experiment: Experiment) -> None:
+        nearest = min(abs(p.origin[2]) for p in experiment.detector.panels)
+        if nearest == 0.0 and all(p.clen is None for p in self.geom.panels) and self.settings.distance is None:
+            raise ConfigError(f"{self.geom.path} gives no camera length (clen), nor does the job: set input.distance in mm")
+
+    def _value(self, name: str, index: int, pool: Hdf5Pool) -> float:
+        """Return the number at an HDF5 path for one frame: of an array of one number a frame, the frame's."""
+        segment, number = self.part.locate(index)
+        where = name
+        if "%" in name:
+            for word in segment.event.split("/"):
+                where = where.replace("%", word, 1)
+        if where not in self._arrays:
+            self._arrays[where] = numbers_of(pool.dataset(self.path, where, index), self.path)
+        array = self._arrays[where]
+        if array.size == 0:
+            raise DataError(f"{where} is empty: give the value in the geometry instead", self.path, index)
+        if array.size == 1:
+            return float(array[0])
+        position = index if array.size == self.part.ends[-1] else number
+        if position >= array.size:
+            raise DataError(f"{where} holds {array.size} numbers, the file {self.part.ends[-1]} frames", self.path, index)
+        value = float(array[position])
+        if not np.isfinite(value):
+            raise DataError(
+                f"{where} is {value} for this frame: leave the frame out, or give the value in the geometry", self.path, index
+            )
+        return value
+
+    def static_mask(self, pool: Hdf5Pool) -> Mask:
+        """Return the mask common to all frames."""
+        detector = self.experiment(0, pool).detector
+        own = self.geom.region_mask(detector)
+        for number, panel in enumerate(self.geom.panels):
+            for spec in panel.masks:
+                if spec.good_bits or spec.bad_bits:
+                    values = self._mask_array(spec, number, None, pool)
+                    if values is not None:
+                        own[number, : values.shape[0], : values.shape[1]] |= np.where(
+                            spec.is_bad(values), np.uint8(MaskBit.BAD), np.uint8(0)
+                        )
+        return build_mask(detector, self.settings, own)
+
+    def frame_mask(self, index: int, static: Mask, pool: Hdf5Pool) -> Mask:
+        """Return the mask with what the frame's own mask adds, where the file has one for each frame."""
+        mask = static
+        for number, panel in enumerate(self.geom.panels):
+            for spec in panel.masks:
+                if (spec.good_bits or spec.bad_bits) and self._is_per_frame(spec, number, pool):
+                    values = self._mask_array(spec, number, index, pool)
+                    assert values is not None
+                    mask = mask.copy() if mask is static else mask
+                    mask[number, : values.shape[0], : values.shape[1]] |= np.where(
+                        spec.is_bad(values), np.uint8(MaskBit.BAD), np.uint8(0)
+                    )
+        return mask
+
+    def _mask_file(self, spec: MaskSpec) -> str:
+        if not spec.file:
+            return self.path
+        folders = [Path(self.geom.path).parent, Path(self.path).parent, Path()]
+        for folder in folders:
+            if (folder / spec.file).is_file():
+                return str(folder / spec.file)
+        raise DataError(
+            f"mask file {spec.file} of the geometry is neither beside the geometry nor beside the frames: copy it there",
+            self.geom.path,
+        )
+
+    def _is_per_frame(self, spec: MaskSpec, number: int, pool: Hdf5Pool) -> bool:
+        if "%" in spec.data:
+            return True
+        dataset = pool.dataset(self._mask_file(spec), spec.data)
+        dims = self.geom.panels[number].dims
+        return "%" in dims and len(dataset.shape) == len(dims) and dataset.shape[dims.index("%")] == self.part.ends[-1] > 1
+
+    def _mask_array(self, spec: MaskSpec, number: int, index: int | None, pool: Hdf5Pool) -> NDArray[Any] | None:
+        """Return the panel's mask values (slow, fast); None for a mask of single frames when ``index`` is None."""
+        panel = self.geom.panels[number]
+        if index is None and self._is_per_frame(spec, number, pool):
+            return None
+        file = self._mask_file(spec)
+        name, frame = spec.data, 0
+        if index is not None:
+            segment, frame = self.part.locate(index)
+            events = expand_events(pool.file(file), spec.data, file) if "%" in spec.data else [(spec.data, "")]
+            name = next((p for p, event in events if event == segment.event), events[0][0])
+        dataset = pool.dataset(file, name, index)
+        slot = slot_of_geom(number, panel)
+        region: list[int | slice] = [r if isinstance(r, int) else slice(*r) for r in slot.region]
+        if len(dataset.shape) == len(panel.dims) and "%" in panel.dims:
+            region.insert(panel.dims.index("%"), frame)
+        values = _cut(dataset, region, panel.name, file)
+        expected = panel.size
+        values = values.T if slot.swap else values
+        if values.shape != (expected[1], expected[0]) or values.dtype.kind not in "iub":
+            raise DataError(
+                f"mask {name} gives {values.shape} {values.dtype} for panel {panel.name!r}, which has {expected[::-1]} pixels", file
+            )
+        return values.astype(np.uint8) if values.dtype.kind == "b" else values
+
+    def marked(self) -> tuple[tuple[int, str, float], ...]:
+        """Return the values that mark bad pixels (flag_equal, flag_morethan)."""
+        return tuple((n, kind, value) for n, p in enumerate(self.geom.panels) for kind, value in p.flags if kind != "lessthan")
+
+    def mask_words(self) -> str:
+        """Say where the mask comes from and what its values mean."""
+        specs = dict.fromkeys(spec for p in self.geom.panels for spec in p.masks)
+        words = [spec.describe() for spec in specs]
+        if self.geom.bad:
+            words.append(f"{len(self.geom.bad)} bad region(s) of the geometry")
+        unused = sum(p.no_index for p in self.geom.panels)
+        if unused:
+            words.append(f"{unused} panel(s) not to be indexed (no_index)")
+        own = describe_mask(self.settings)
+        return "; ".join([*words, *([own] if own else [])]) or "no mask"
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what is missing, assumed or odd."""
+        found = list(self.geom.notes)
+        if (
+            all(p.adu_per_photon is None and p.adu_per_ev is None for p in self.geom.panels)
+            and self.settings.adu_per_photon is None
+        ):
+            found.append("the geometry gives no adu_per_photon: 1 is assumed")
+        if any(p.saturation_map for p in self.geom.panels):
+            found.append("saturation_map is not used")
+        return (*found, *describe_overrides(self.settings))
+
+
+def _cut(dataset: Any, region: list[int | slice], panel: str, file: str) -> NDArray[Any]:
+    if len(dataset.shape) != len(region):
+        raise DataError(f"mask {dataset.name} has shape {dataset.shape}, panel {panel!r} needs {len(region)} axes", file)
+    values: NDArray[Any] = np.asarray(dataset[tuple(region)])
+    return values
+
+
+def _beam_only(settings: SourceSettings) -> SourceSettings:
+    """Return the settings that change the beam from frame to frame; the detector's are applied once."""
+    keep = {name: getattr(settings, name) for name in ("wavelength", "bandwidth", "polarization_fraction", "polarization_normal")}
+    return SourceSettings(**keep)
+
+
+def slots(geom: GeomFile) -> tuple[Slot, ...]:
+    """Return the regions of all panels."""
+    return tuple(slot_of_geom(number, panel) for number, panel in enumerate(geom.panels))

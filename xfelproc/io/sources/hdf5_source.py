@@ -1,0 +1,136 @@
+"""Frames in HDF5 files, whatever described them: a geometry file, NeXus, or the user."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import DataError
+from xfelproc.io.sources.base import FrameSource, SourceSummary
+from xfelproc.io.sources.hdf5_file import Hdf5Pool
+from xfelproc.io.sources.hdf5_layout import Layout
+from xfelproc.io.sources.hdf5_read import FrameReader, working_dtype
+from xfelproc.models.conventions import MaskBit
+from xfelproc.models.experiment import Detector, Experiment
+from xfelproc.models.frames import Frame, FrameRef
+
+Mask = NDArray[np.uint8]
+
+
+class Description(ABC):
+    """What a kind of file says about its frames; picklable, holds no handle."""
+
+    format: str
+
+    @abstractmethod
+    def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
+        """Return the models of a frame; the same Detector object as long as the geometry does not change."""
+
+    @abstractmethod
+    def static_mask(self, pool: Hdf5Pool) -> Mask:
+        """Return the mask common to all frames, read-only."""
+
+    @abstractmethod
+    def mask_words(self) -> str:
+        """Say where the mask comes from and what its values mean."""
+
+    def frame_mask(self, index: int, static: Mask, pool: Hdf5Pool) -> Mask:
+        """Return the mask of one frame: ``static`` itself where frames have no masks of their own."""
+        return static
+
+    def marked(self) -> tuple[tuple[int, str, float], ...]:
+        """Return (panel, "equal" or "morethan", value) of raw values that mark bad pixels."""
+        return ()
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what is missing, assumed or odd."""
+        return ()
+
+
+@dataclass
+class _Cache:
+    mask: Mask | None = None
+    trusted: NDArray[np.float64] | None = None
+    detector: Detector | None = None
+
+
+class Hdf5Source(FrameSource):
+    """Frames of one HDF5 file or master file."""
+
+    def __init__(self, path: str, layout: Layout, description: Description, pool: Hdf5Pool | None = None) -> None:
+        self.path = path
+        self.layout = layout
+        self.description = description
+        self.n_frames = layout.n_frames
+        self.chunk_frames = layout.chunk_frames
+        self._pool = pool or Hdf5Pool()
+        self._reader = FrameReader(path, layout, self._pool)
+        self._cache = _Cache()
+
+    def summary(self) -> SourceSummary:
+        """Return what is in the file, without reading pixels."""
+        return SourceSummary(
+            path=self.path,
+            format=self.description.format,
+            n_frames=self.n_frames,
+            dtype=str(self.layout.dtype),
+            experiment=self.experiment(0),
+            mask=self.description.mask_words(),
+            notes=(*self.description.notes(), *self.layout.notes),
+        )
+
+    def event(self, index: int) -> str:
+        """Return CrystFEL's name of a frame: what fills the placeholders of path and axes, such as ``//12`` or ``run1/3//``."""
+        self._check(index)
+        part = self.layout.parts[0]
+        segment, number = part.locate(index)
+        return f"{segment.event}//{'' if part.frame_axis is None else number if segment.event else index}"
+
+    def experiment(self, index: int) -> Experiment:
+        """Return the models of frame ``index``."""
+        if self.n_frames:
+            self._check(index)
+        return self.description.experiment(index, self._pool)
+
+    def static_mask(self) -> Mask:
+        """Return the mask (MaskBit; panel, slow, fast) common to all frames; read-only and cached."""
+        if self._cache.mask is None:
+            self._cache.mask = self.description.static_mask(self._pool)
+        return self._cache.mask
+
+    def read(self, index: int, source: int = 0) -> Frame:
+        """Return frame ``index``; its pixels live in a buffer that the next read overwrites."""
+        self._check(index)
+        pixels = self._reader.read(index)
+        models = self.description.experiment(index, self._pool)
+        if self._cache.detector is not models.detector:
+            self._cache.detector = models.detector
+            self._cache.trusted = models.detector.trusted_ranges
+        assert self._cache.trusted is not None
+        mask = self.description.frame_mask(index, self.static_mask(), self._pool)
+        marked = self.description.marked()
+        if marked:
+            mask = mask.copy()
+            for panel, kind, value in marked:
+                bad = pixels[panel] == value if kind == "equal" else pixels[panel] > value
+                mask[panel][bad] |= np.uint8(MaskBit.RANGE)
+        return Frame(FrameRef(source, index), pixels, mask, self._cache.trusted, models.detector, models.beam)
+
+    def close(self) -> None:
+        """Release file handles; the source can be read again afterwards."""
+        self._pool.close()
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.n_frames:
+            raise DataError(f"there is no such frame: the file holds {self.n_frames}", self.path, index)
+
+
+def check_dtype(layout: Layout, path: str) -> None:
+    """Raise a DataError if the frames do not hold numbers."""
+    try:
+        working_dtype(layout.dtype)
+    except ValueError as error:
+        raise DataError(f"{error}: name the dataset of the frames in the geometry or in input.data_path", path) from error
