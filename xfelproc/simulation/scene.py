@@ -43,11 +43,14 @@ class Shot:
 
 
 class Simulator:
-    """Makes the frames of an experiment; frame ``i`` is the same whatever was made before it."""
+    """Makes the frames of an experiment; frame ``i`` is the same whatever was made before it.
 
-    def __init__(self, settings: SimulationSettings, intensities: Intensities | None = None) -> None:
+    ``intensities`` and ``layout`` replace those that the settings describe.
+    """
+
+    def __init__(self, settings: SimulationSettings, intensities: Intensities | None = None, layout: Layout | None = None) -> None:
         self.settings = settings
-        self.layout: Layout = make_layout(settings.detector)
+        self.layout: Layout = make_layout(settings.detector) if layout is None else layout
         given = settings.crystal.reflections
         if intensities is None:
             intensities = (
