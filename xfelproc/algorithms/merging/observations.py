@@ -1,0 +1,126 @@
+"""Observations as merging wants them: corrected for polarisation, flat over all lattices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.models.conventions import ReflectionFlag
+from xfelproc.models.tables import ReflectionTable
+
+Floats = NDArray[np.float64]
+
+
+def half_set(source: str, index: int) -> int:
+    """Return the half-set, 0 or 1, of a frame: a bit of a hash of its identity, so that no order of processing matters.
+
+    ``source`` is what identifies the file wherever it lies (its name in the manifest, not its folder), ``index`` the frame in it.
+    """
+    return hashlib.blake2b(f"{source}\x00{index}".encode(), digest_size=1).digest()[0] & 1
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Usable observations of many lattices, in lattice order.
+
+    ``intensity`` is divided by ``polarization``. The variance is ``variance_fixed + variance_gain · expected intensity``: the
+    first is all counting noise but the reflection's own, which the second gives from the expectation.
+    """
+
+    lattice: NDArray[np.int64]
+    hkl: NDArray[np.int32]
+    intensity: Floats
+    variance_fixed: Floats
+    variance_gain: Floats
+    excitation: Floats
+    partiality: Floats
+    inverse_d2: Floats
+    polarization: Floats
+    panel: NDArray[np.int32]
+    fast: NDArray[np.float32]
+    slow: NDArray[np.float32]
+    flags: NDArray[np.uint16]
+    half: NDArray[np.uint8]
+    """(n_lattices,) half-set of each lattice's frame."""
+    n_lattices: int
+
+    def __len__(self) -> int:
+        return len(self.lattice)
+
+    def select(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> Observations:
+        """Return some rows; the lattices stay as they are."""
+        rows = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("half", "n_lattices")}
+        return Observations(**rows, half=self.half, n_lattices=self.n_lattices)
+
+
+def prepare(reflections: ReflectionTable, half: NDArray[np.uint8], settings: Merge) -> Observations:
+    """Return the usable observations of one shard.
+
+    Parameters
+    ----------
+    reflections
+        Integrated reflections; the column ``lattice`` counts the shard's lattices.
+    half
+        (n,) half-set of each of the shard's lattices, see `half_set`.
+    settings
+        Limits and flags.
+
+    Notes
+    -----
+    The standard deviation of integration holds the counts of the reflection itself, ``σ² = I + rest`` for photons: the rest is
+    kept, the own part comes from the merged mean later. Where σ² < I (intensities not in photons) σ² is kept whole.
+    """
+    intensity = reflections["intensity"].astype(np.float64)
+    sigma = reflections["sigma"].astype(np.float64)
+    polarization = reflections["polarization"].astype(np.float64)
+    d = reflections["d"].astype(np.float64)
+    flags = reflections["flags"]
+    with np.errstate(invalid="ignore"):
+        good = (flags & int(ReflectionFlag.INTEGRATED) != 0) & (flags & settings.excluded_flags == 0)
+        good &= np.isfinite(intensity) & np.isfinite(sigma) & (sigma > 0) & (polarization > 0) & (d > 0)
+        good &= np.isfinite(reflections["excitation"])
+        if settings.d_min is not None:
+            good &= d >= settings.d_min
+        if settings.d_max is not None:
+            good &= d <= settings.d_max
+    rows = np.flatnonzero(good)
+    order = rows[np.argsort(reflections["lattice"][rows], kind="stable")]
+    i, v, p = intensity[order], sigma[order] ** 2, polarization[order]
+    own = np.maximum(i, 0.0)
+    photons = v > own
+    return Observations(
+        lattice=reflections["lattice"][order].astype(np.int64),
+        hkl=np.ascontiguousarray(reflections["hkl"][order]),
+        intensity=i / p,
+        variance_fixed=np.where(photons, v - own, v) / p**2,
+        variance_gain=np.where(photons, 1.0, 0.0) / p,
+        excitation=reflections["excitation"][order].astype(np.float64),
+        partiality=reflections["partiality"][order].astype(np.float64),
+        inverse_d2=1.0 / d[order] ** 2,
+        polarization=p,
+        panel=reflections["panel"][order],
+        fast=reflections["fast"][order].astype(np.float32),
+        slow=reflections["slow"][order].astype(np.float32),
+        flags=flags[order],
+        half=np.asarray(half, dtype=np.uint8),
+        n_lattices=len(half),
+    )
+
+
+def concatenate(parts: Sequence[Observations]) -> Observations:
+    """Return the observations of consecutive shards as one; lattices are numbered on."""
+    if not parts:
+        return prepare(ReflectionTable(0), np.zeros(0, dtype=np.uint8), Merge())
+    offsets = np.cumsum([0] + [p.n_lattices for p in parts])
+    columns = {
+        f.name: np.concatenate([getattr(p, f.name) for p in parts])
+        for f in fields(Observations)
+        if f.name not in ("lattice", "n_lattices")
+    }
+    lattice = np.concatenate([p.lattice + offset for p, offset in zip(parts, offsets[:-1], strict=True)])
+    return Observations(lattice=lattice, **columns, n_lattices=int(offsets[-1]))

@@ -1,0 +1,99 @@
+"""Partiality of stills as a Gaussian of the excitation error, its width by likelihood.
+
+A reflection at the excitation error ε diffracts with ``p = exp(-ε² / 2 w²)``, ``w² = w0² + (w1 / d)²``: w0 comes from the size of
+the blocks, w1 from their misorientation and from the bandwidth (the separation of Nave 1998, Acta Cryst. D54, 848). One width
+serves all lattices; the arrays over lattices are the place for a width of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from xfelproc.algorithms.merging.observations import Observations
+from xfelproc.kernels.scaling import wilson_log_likelihood, wilson_scales
+
+Floats = NDArray[np.float64]
+
+FLOOR = 3e-3
+"""Partiality that no excitation error falls below in the likelihood: tails beyond the Gaussian must not rule the width."""
+MAX_OBSERVATIONS = 60_000
+SHELLS = 12
+MIN_OBSERVATIONS = 200
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Width w0 (1/Å) and slope w1 of each lattice, (n_lattices,)."""
+
+    constant: Floats
+    slope: Floats
+
+    def partiality(self, observations: Observations) -> Floats:
+        """Return the partiality of each observation."""
+        constant, slope = self.constant[observations.lattice], self.slope[observations.lattice]
+        return gaussian(observations.excitation, observations.inverse_d2, constant, slope)
+
+
+def gaussian(excitation: Floats, inverse_d2: Floats, constant: Floats | float, slope: Floats | float) -> Floats:
+    """Return exp(-ε² / 2 w²) with w² = constant² + slope² / d²."""
+    p: Floats = np.exp(-0.5 * excitation**2 / (np.square(constant) + np.square(slope) * inverse_d2))
+    return p
+
+
+def resolution_bins(inverse_d2: Floats, n: int) -> NDArray[np.int64]:
+    """Return bins of equal reciprocal volume, 0 ... n - 1, between the extremes of ``inverse_d2``."""
+    if len(inverse_d2) == 0:
+        return np.zeros(0, dtype=np.int64)
+    volume = inverse_d2**1.5
+    low, high = float(volume.min()), float(volume.max())
+    position = (volume - low) / max(high - low, 1e-300) * n
+    return np.minimum(position.astype(np.int64), n - 1)
+
+
+def starting_scales(
+    observations: Observations, partiality: Floats, n_shells: int = SHELLS
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return scales of the lattices and mean intensities of the resolution bins by Wilson statistics alone, and the bins."""
+    bins = resolution_bins(observations.inverse_d2, n_shells)
+    variance = observations.variance_fixed + observations.variance_gain * np.maximum(observations.intensity, 0.0)
+    scales, means = wilson_scales(
+        observations.intensity, variance, partiality, observations.lattice, bins, observations.n_lattices, n_shells, 8
+    )
+    return scales, means, bins
+
+
+def fit_common_width(observations: Observations) -> tuple[float, float]:
+    """Return the width w0 (1/Å) and slope w1 that make the observations likeliest under Wilson's law.
+
+    The full intensities are unknown, exponentially distributed about the mean of their resolution; scales and means are
+    profiled out. No merged intensity enters, so the fit needs no multiplicity. Of many lattices every n-th is used, to some
+    60 000 observations.
+
+    Returns
+    -------
+    tuple[float, float]
+        (0.001, 0) if there are too few observations or no excitation errors to judge by.
+    """
+    step = max(1, len(observations) // MAX_OBSERVATIONS)
+    sample = observations if step == 1 else observations.select(observations.lattice % step == 0)
+    spread = float(np.sqrt(np.mean(sample.excitation**2))) if len(sample) else 0.0
+    if len(sample) < MIN_OBSERVATIONS or spread == 0.0:
+        return 1e-3, 0.0
+    bins = resolution_bins(sample.inverse_d2, SHELLS)
+    variance = sample.variance_fixed + sample.variance_gain * np.maximum(sample.intensity, 0.0)
+    sigma = np.sqrt(variance)
+
+    def negative(log_widths: Floats) -> float:
+        constant, slope = np.exp(np.clip(log_widths, -16.0, 0.0))
+        p = np.maximum(gaussian(sample.excitation, sample.inverse_d2, constant, slope), FLOOR)
+        scales, means = wilson_scales(sample.intensity, variance, p, sample.lattice, bins, sample.n_lattices, SHELLS, 4)
+        return -float(wilson_log_likelihood(sample.intensity, sigma, scales[sample.lattice] * means[bins] * p))
+
+    start = np.log([0.5 * spread, 0.5 * spread])
+    found = minimize(negative, start, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 0.5, "maxfev": 80})
+    constant, slope = np.exp(np.clip(found.x, -16.0, 0.0))
+    return float(constant), float(slope)

@@ -1,0 +1,73 @@
+"""Parameters of merging."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from xfelproc.models.conventions import ReflectionFlag
+from xfelproc.models.parameters import Parameters
+
+FlagName = Literal["OVERLOADED", "BAD_PIXEL", "OVERLAP", "BACKGROUND", "EDGE"]
+
+
+class Merge(Parameters):
+    """Section ``[merge]``: scaling of the lattices to each other and merging of their observations."""
+
+    d_min: Annotated[float | None, Field(gt=0, description="high-resolution limit, Å; None: what was integrated")] = None
+    d_max: Annotated[float | None, Field(gt=0, description="low-resolution limit, Å; None: no limit")] = None
+    space_group: Annotated[
+        str | None,
+        Field(description="space group to merge in (Hermann-Mauguin); None: the one given for indexing, else the holohedry"),
+    ] = None
+    anomalous: Annotated[bool, Field(description="report the anomalous correlation, and draw its half-sets")] = True
+    exclude: Annotated[tuple[FlagName, ...], Field(description="integration flags that keep an observation out")] = (
+        "OVERLOADED",
+        "BAD_PIXEL",
+        "OVERLAP",
+        "BACKGROUND",
+        "EDGE",
+    )
+    partiality: Annotated[
+        Literal["gaussian", "model", "unity"],
+        Field(
+            description="gaussian: in the excitation error, its width fitted; model: as integration gives it; unity: all are full"
+        ),
+    ] = "gaussian"
+    min_partiality: Annotated[float, Field(ge=0, lt=1, description="observations less partial than this are left out")] = 0.05
+    scale: Annotated[bool, Field(description="refine a scale for each lattice against the mean of the others")] = True
+    b_factor: Annotated[bool, Field(description="refine a relative B for each lattice as well")] = True
+    b_restraint: Annotated[float, Field(gt=0, description="standard deviation of the B factors expected, Å²")] = 10.0
+    max_cycles: Annotated[int, Field(ge=1, le=100, description="cycles of scaling at most")] = 15
+    outlier_cut: Annotated[
+        float, Field(ge=0, description="standard deviations from the mean of the others beyond which one is rejected; 0: none")
+    ] = 6.0
+    error_intensity: Annotated[float, Field(ge=0, lt=1, description="relative error of an observation beside counting")] = 0.05
+    error_partiality: Annotated[
+        float,
+        Field(ge=0, lt=1, description="error of the partiality: it bears on the full intensity, so it tells against weak partials"),
+    ] = 0.03
+    min_lattice_cc: Annotated[
+        float | None, Field(ge=-1, le=1, description="lattices that correlate less to the others are left out; None: none is")
+    ] = None
+    min_multiplicity: Annotated[int, Field(ge=1, description="observations a merged reflection needs")] = 1
+    n_shells: Annotated[int, Field(ge=1, le=200, description="resolution shells, of equal reciprocal volume")] = 20
+    free_fraction: Annotated[float, Field(gt=0, le=0.5, description="share of the reflections in the free set")] = 0.05
+    free_choice: Annotated[
+        Literal["random", "thin_shells"], Field(description="free set drawn by reflection, or by thin resolution shell")
+    ] = "random"
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.d_min is not None and self.d_max is not None and self.d_max <= self.d_min:
+            raise ValueError(f"d_max = {self.d_max} Å must be larger than d_min = {self.d_min} Å")
+        return self
+
+    @property
+    def excluded_flags(self) -> int:
+        """Bits of ReflectionFlag that keep an observation out."""
+        bits = 0
+        for name in self.exclude:
+            bits |= int(ReflectionFlag[name])
+        return bits

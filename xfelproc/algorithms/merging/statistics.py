@@ -1,0 +1,129 @@
+"""Statistics of merged intensities by resolution shell.
+
+CC1/2 and CC*: Karplus & Diederichs (2012), Science 336, 1030. R_split: White et al. (2012), J. Appl. Cryst. 45, 335. R_meas:
+Diederichs & Karplus (1997), Nat. Struct. Biol. 4, 269. The half-sets are of frames, by a hash; the scales are common to both.
+R values compare observations to scale · partiality · mean, in the units of the observation, so that weak partials do not rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.models.tables import MergedTable, ShellTable
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """What the statistics need of each merged reflection beside the MergedTable; all (n_merged,) unless said.
+
+    ``residual`` and ``total`` are Σ|I - kJ| and Σ kJ; ``anomalous`` (n, 2) is I(+) - I(-) of each half (NaN: not both measured).
+    """
+
+    residual: Floats
+    total: Floats
+    n_rejected: NDArray[np.int64]
+    anomalous: Floats
+
+
+def shell_edges(d_min: float, d_max: float, n: int) -> Floats:
+    """Return n + 1 values of 1/d (1/Å), increasing, that bound shells of equal reciprocal volume."""
+    edges: Floats = np.cbrt(np.linspace(d_max**-3, d_min**-3, n + 1))
+    return edges
+
+
+def correlation(x: Floats, y: Floats) -> float:
+    """Return Pearson's coefficient, NaN for fewer than 3 pairs or no spread."""
+    if len(x) < 3:
+        return float("nan")
+    dx, dy = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((dx @ dx) * (dy @ dy)))
+    return float(dx @ dy) / norm if norm > 0 else float("nan")
+
+
+def cc_star(cc_half: float) -> float:
+    """Return √(2 CC1/2 / (1 + CC1/2)), NaN where CC1/2 is negative or NaN."""
+    return float(np.sqrt(2.0 * cc_half / (1.0 + cc_half))) if cc_half >= 0 else float("nan")
+
+
+def shell_statistics(merged: MergedTable, sums: GroupSums, possible_d: Floats, edges: Floats) -> tuple[ShellTable, ShellTable]:
+    """Return the statistics of each shell, and of all shells together (one row).
+
+    Parameters
+    ----------
+    merged
+        Merged reflections.
+    sums
+        Their sums over observations.
+    possible_d
+        Resolution (Å) of every reflection that could have been measured.
+    edges
+        Bounds of the shells in 1/d, see `shell_edges`.
+    """
+    n = len(edges) - 1
+    shell = np.clip(np.searchsorted(edges, 1.0 / merged["d"].astype(np.float64), side="right") - 1, 0, n - 1)
+    possible = np.clip(np.searchsorted(edges, 1.0 / possible_d, side="right") - 1, 0, n - 1)
+    rows = [
+        _statistics(merged, sums, np.flatnonzero(shell == i), int(np.count_nonzero(possible == i)), edges[i], edges[i + 1])
+        for i in range(n)
+    ]
+    everything = [_statistics(merged, sums, np.arange(len(merged)), len(possible_d), edges[0], edges[-1])]
+    return _table(rows), _table(everything)
+
+
+def _table(rows: list[dict[str, Any]]) -> ShellTable:
+    return ShellTable(None, **{c.name: [row[c.name] for row in rows] for c in ShellTable.SCHEMA})
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else float("nan")
+
+
+def _statistics(
+    merged: MergedTable, sums: GroupSums, rows: NDArray[np.int64], n_possible: int, low: float, high: float
+) -> dict[str, Any]:
+    """Return the columns of one row of ShellTable."""
+    count = merged["multiplicity"][rows].astype(np.float64)
+    intensity, sigma = merged["intensity"][rows], merged["sigma"][rows]
+    one, two = merged["half1"][rows], merged["half2"][rows]
+    pairs = np.isfinite(one) & np.isfinite(two)
+    half = correlation(one[pairs], two[pairs])
+    mean_of_halves = float(np.sum(0.5 * (one[pairs] + two[pairs])))
+    anomalous = sums.anomalous[rows]
+    both = np.all(np.isfinite(anomalous), axis=1)
+    return {
+        "d_max": 1.0 / low if low > 0 else np.inf,
+        "d_min": 1.0 / high,
+        "n_possible": n_possible,
+        "n_unique": len(rows),
+        "n_observations": int(count.sum()),
+        "n_rejected": int(sums.n_rejected[rows].sum()),
+        "completeness": _ratio(len(rows), n_possible),
+        "completeness_twice": _ratio(int(np.count_nonzero(count > 1)), n_possible),
+        "multiplicity": _ratio(float(count.sum()), len(rows)),
+        "mean_intensity": float(intensity.mean()) if len(rows) else float("nan"),
+        "i_over_sigma": float(np.mean(intensity / sigma)) if len(rows) else float("nan"),
+        "cc_half": half,
+        "cc_star": cc_star(half),
+        "r_split": _ratio(float(np.sum(np.abs(one[pairs] - two[pairs]))) / np.sqrt(2.0), mean_of_halves),
+        "n_pairs": int(np.count_nonzero(pairs)),
+        **_residuals(sums.residual[rows], sums.total[rows], count),
+        "cc_anomalous": correlation(anomalous[both, 0], anomalous[both, 1]),
+        "n_anomalous": int(np.count_nonzero(both)),
+    }
+
+
+def _residuals(residual: Floats, total: Floats, count: Floats) -> dict[str, float]:
+    """Return R_merge, R_meas and R_pim over reflections measured twice or more."""
+    twice = count > 1
+    residual, count, whole = residual[twice], count[twice], float(total[twice].sum())
+    return {
+        "r_merge": _ratio(float(residual.sum()), whole),
+        "r_meas": _ratio(float(np.sum(residual * np.sqrt(count / (count - 1)))), whole),
+        "r_pim": _ratio(float(np.sum(residual * np.sqrt(1.0 / (count - 1)))), whole),
+    }

@@ -1,0 +1,64 @@
+"""What merging must say about the symmetry it assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gemmi
+import numpy as np
+
+from xfelproc.algorithms.merging.observations import Observations
+from xfelproc.errors import ConfigError
+
+
+def checked_cell(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
+    """Return six floats. Raises ConfigError where they are no cell."""
+    values = tuple(float(v) for v in cell)
+    if len(values) != 6 or not all(np.isfinite(values)) or min(values) <= 0:
+        raise ConfigError(f"cell {values} is impossible: merging needs three lengths (Å) and three angles (degrees)")
+    return values
+
+
+def symmetry_warnings(group: gemmi.SpaceGroup, proposal: bool, ambiguity: Sequence[str]) -> list[str]:
+    """Return what the user must know about the symmetry."""
+    found = []
+    if proposal:
+        found.append(
+            f"no space group was given: merged in {group.xhm()}, the holohedry of the lattice; this is a proposal, "
+            "set merge.space_group when it is known"
+        )
+    if ambiguity:
+        found.append(
+            f"indexing ambiguity not resolved: {'; '.join(ambiguity)} "
+            f"{'leaves' if len(ambiguity) == 1 else 'leave'} the lattice unchanged but not the intensities of point group "
+            f"{group.point_group_hm()}; the merged intensities are an average over the choices"
+        )
+    return found
+
+
+def mtz_title(proposal: bool, ambiguity: Sequence[str]) -> str:
+    """Return a title of at most 70 characters that says what the user must know of the symmetry."""
+    title = "xfelproc merged"
+    if proposal:
+        title += ", symmetry is a proposal"
+    if ambiguity:
+        title += ", UNRESOLVED ambiguity " + "; ".join(ambiguity)
+    return title if len(title) <= 70 else title[:67] + "..."
+
+
+def without_absences(observations: Observations, group: gemmi.SpaceGroup) -> tuple[Observations, list[str]]:
+    """Return observations without those the space group extinguishes, and a word if these are not weak."""
+    if not len(observations):
+        return observations, []
+    absent = np.asarray(group.operations().systematic_absences(observations.hkl), dtype=bool)
+    if not absent.any():
+        return observations, []
+    gone = observations.select(absent)
+    variance = gone.variance_fixed + gone.variance_gain * np.maximum(gone.intensity, 0.0)
+    ratio = float(np.mean(gone.intensity / np.sqrt(variance)))
+    words = []
+    if ratio > 3.0:
+        words.append(
+            f"{len(gone)} observations that {group.xhm()} forbids have a mean I/σ of {ratio:.1f}: the space group may be wrong"
+        )
+    return observations.select(~absent), words

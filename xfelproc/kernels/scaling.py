@@ -1,0 +1,168 @@
+"""Kernels of scaling: the Wilson likelihood of partial observations, and the normal equations of lattice scales."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+INV_SQRT_2 = 1.0 / math.sqrt(2.0)
+INV_SQRT_PI = 1.0 / math.sqrt(math.pi)
+
+
+@njit(cache=True, nogil=True)
+def log_erfc(x: float) -> float:
+    """Return log erfc(x), also where erfc(x) underflows (asymptotic series; relative error of erfc below 1e-7)."""
+    if x < 8.0:
+        return math.log(math.erfc(x))
+    r = 1.0 / (2.0 * x * x)
+    series = 1.0 - r * (1.0 - 3.0 * r * (1.0 - 5.0 * r * (1.0 - 7.0 * r)))
+    return -x * x + math.log(INV_SQRT_PI / x * series)
+
+
+@njit(cache=True, nogil=True)
+def wilson_log_likelihood(intensity: Floats, sigma: Floats, expected: Floats) -> float:
+    """Return the log-likelihood of observations of acentric intensities with Gaussian noise.
+
+    The intensity itself follows Wilson's exponential law of mean μ = ``expected`` (Wilson 1949, Acta Cryst. 2, 318); with
+    Gaussian noise σ the observation has the density ``exp(σ²/2μ² - I/μ) erfc((σ/μ - I/σ)/√2) / 2μ``.
+    """
+    total = 0.0
+    for i in range(intensity.shape[0]):
+        s, mu = sigma[i], expected[i]
+        ratio = s / mu
+        total += 0.5 * ratio * ratio - intensity[i] / mu + log_erfc((ratio - intensity[i] / s) * INV_SQRT_2) - math.log(2.0 * mu)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def wilson_scales(
+    intensity: Floats,
+    variance: Floats,
+    partiality: Floats,
+    lattice: Ints,
+    shell: Ints,
+    n_lattices: int,
+    n_shells: int,
+    rounds: int,
+) -> tuple[Floats, Floats]:
+    """Return a scale for each lattice and a mean full intensity for each shell such that I ≈ scale · shell mean · partiality.
+
+    Alternating weighted least squares; the weights 1 / (σ² + expected²) hold noise and Wilson's spread of intensities, so
+    that strong reflections do not rule. Lattices and shells without observations get 1 and the smallest positive mean.
+    """
+    scale = np.ones(n_lattices)
+    mean = np.ones(n_shells)
+    start = 0.0
+    weight = 0.0
+    for i in range(intensity.shape[0]):
+        start += partiality[i] * intensity[i]
+        weight += partiality[i] * partiality[i]
+    mean[:] = max(start / max(weight, 1e-300), 1e-12)
+    for _ in range(rounds):
+        for by_shell in range(2):
+            size = n_shells if by_shell else n_lattices
+            numerator = np.zeros(size)
+            denominator = np.zeros(size)
+            for i in range(intensity.shape[0]):
+                known = (scale[lattice[i]] if by_shell else mean[shell[i]]) * partiality[i]
+                expected = scale[lattice[i]] * mean[shell[i]] * partiality[i]
+                w = known / (variance[i] + expected * expected)
+                index = shell[i] if by_shell else lattice[i]
+                numerator[index] += w * intensity[i]
+                denominator[index] += w * known
+            target = mean if by_shell else scale
+            typical = max(numerator.sum() / max(denominator.sum(), 1e-300), 1e-12)
+            for j in range(size):
+                if denominator[j] > 0.0:
+                    target[j] = max(numerator[j] / denominator[j], 1e-3 * typical)
+                else:
+                    target[j] = typical
+    return scale, mean
+
+
+@njit(cache=True, nogil=True)
+def lattice_equations(
+    starts: Ints,
+    intensity: Floats,
+    variance: Floats,
+    scale: Floats,
+    active: NDArray[np.bool_],
+    lattice: Ints,
+    inverse_d2: Floats,
+    numerator: Floats,
+    denominator: Floats,
+    robust: float,
+    n_lattices: int,
+) -> Floats:
+    """Return (n_lattices, 6) sums for the correction of each lattice's log scale u and B against the mean of the others.
+
+    With x = k J' (J' the mean without this observation) the model is ``I = x (1 + u - δB / (2 d²))``. Columns: the normal
+    matrix (uu, uB, BB), the right side (u, B), and the number of observations. Each observation has the weight
+    ``1/(v (1 + r²/robust²))`` (Cauchy) where v adds the variance of J' to its own and r is its residual over √v.
+    """
+    sums = np.zeros((n_lattices, 6))
+    for g in range(starts.shape[0] - 1):
+        for i in range(starts[g], starts[g + 1]):
+            if not active[i]:
+                continue
+            w = scale[i] / variance[i]
+            rest = denominator[g] - w * scale[i]
+            if rest <= 1e-9 * denominator[g]:
+                continue
+            x = scale[i] * (numerator[g] - w * intensity[i]) / rest
+            v = variance[i] + scale[i] * scale[i] / rest
+            y = intensity[i] - x
+            w = 1.0 / (v * (1.0 + y * y / (v * robust * robust)))
+            b = -0.5 * inverse_d2[i] * x
+            row = sums[lattice[i]]
+            row[0] += w * x * x
+            row[1] += w * x * b
+            row[2] += w * b * b
+            row[3] += w * x * y
+            row[4] += w * b * y
+            row[5] += 1.0
+    return sums
+
+
+@njit(cache=True, nogil=True)
+def lattice_correlations(
+    starts: Ints,
+    intensity: Floats,
+    variance: Floats,
+    scale: Floats,
+    active: NDArray[np.bool_],
+    lattice: Ints,
+    numerator: Floats,
+    denominator: Floats,
+    n_lattices: int,
+) -> Floats:
+    """Return (n_lattices, 6) weighted moments of x = I/k and y, the mean of the others: Σw, Σwx, Σwy, Σwxx, Σwxy, Σwyy.
+
+    The weight is k² over the variance, so that weak partials do not blur the correlation.
+    """
+    sums = np.zeros((n_lattices, 6))
+    for g in range(starts.shape[0] - 1):
+        for i in range(starts[g], starts[g + 1]):
+            if not active[i]:
+                continue
+            w = scale[i] / variance[i]
+            rest = denominator[g] - w * scale[i]
+            if rest <= 1e-9 * denominator[g]:
+                continue
+            x = intensity[i] / scale[i]
+            y = (numerator[g] - w * intensity[i]) / rest
+            w = 1.0 / (variance[i] / (scale[i] * scale[i]) + 1.0 / rest)
+            row = sums[lattice[i]]
+            row[0] += w
+            row[1] += w * x
+            row[2] += w * y
+            row[3] += w * x * x
+            row[4] += w * x * y
+            row[5] += w * y * y
+    return sums
