@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.algorithms.indexing.generator import basis_of, beam, detector, lattice_spots, random_pixels, random_rotation, table
+from xfelproc.algorithms.indexing import Index
+from xfelproc.errors import ConfigError
+from xfelproc.geometry.cells import lattice_rotations, misorientation
+from xfelproc.geometry.detector import pixel_to_q
+from xfelproc.models.frames import CellTarget
+
+LATTICES = [
+    ("P 43 21 2", "P", (79.1, 79.1, 38.0, 90, 90, 90)),
+    ("P 61 2 2", "P", (92.9, 92.9, 130.4, 90, 90, 120)),
+    ("C 2 2 21", "C", (61.4, 122.6, 168.0, 90, 90, 90)),
+    ("I 2 3", "I", (78.0, 78.0, 78.0, 90, 90, 90)),
+    ("F 4 3 2", "F", (120.0, 120.0, 120.0, 90, 90, 90)),
+    ("R 3 2:H", "R", (90.0, 90.0, 140.0, 90, 90, 120)),
+    ("C 1 2 1", "C", (80.0, 50.0, 60.0, 90, 110, 90)),
+    ("P 1", "P", (41.0, 52.0, 63.0, 75, 82, 68)),
+    ("P 1", "P", (41.0, 52.0, 63.0, 95, 102, 98)),
+]
+
+
+@pytest.mark.parametrize(("group", "centring", "cell"), LATTICES)
+@pytest.mark.parametrize("n_spots", [15, 120])
+def test_known_cell(group, centring, cell, n_spots):
+    rng = np.random.default_rng(n_spots)
+    for _ in range(3):
+        basis = basis_of(cell) @ random_rotation(rng).T
+        pixels, _ = lattice_spots(basis, centring, rng, n_spots)
+        spots = table(pixels, rng)
+        result = Index().index(spots, detector(), beam(), CellTarget(cell, group))
+        assert len(result.lattices) == 1, result.reason
+        lattice = result.lattices[0]
+        assert misorientation(lattice.crystal.a_matrix, np.linalg.inv(basis), lattice_rotations(cell, 1.0)) < 0.3
+        assert np.allclose(lattice.crystal.cell[3:], cell[3:], atol=1.0)
+        assert np.allclose(lattice.crystal.cell[:3], cell[:3], rtol=0.01)
+        assert len(lattice.spots) >= 0.8 * n_spots
+        assert np.all(np.diff(lattice.spots) > 0)
+        q = pixel_to_q(detector(), beam(), 0, spots["fast"], spots["slow"])[lattice.spots]
+        assert np.max(np.abs(q @ lattice.crystal.real_space.T - lattice.hkl)) < 0.5
+
+
+def test_several_lattices_without_duplicates():
+    rng = np.random.default_rng(3)
+    cell = LATTICES[0][2]
+    bases = [basis_of(cell) @ random_rotation(rng).T for _ in range(3)]
+    pixels = np.concatenate([lattice_spots(basis, "P", rng, 70)[0] for basis in bases])
+    result = Index(max_lattices=5).index(table(pixels, rng), detector(), beam(), CellTarget(cell, "P 43 21 2"))
+    assert len(result.lattices) == 3
+    rotations = lattice_rotations(cell, 1.0)
+    for basis in bases:
+        assert min(misorientation(found.crystal.a_matrix, np.linalg.inv(basis), rotations) for found in result.lattices) < 0.3
+    rows = np.concatenate([found.spots for found in result.lattices])
+    assert len(np.unique(rows)) == len(rows)
+
+
+def test_random_spots_are_not_indexed():
+    rng = np.random.default_rng(4)
+    for n in (15, 40, 100, 200):
+        for _ in range(10):
+            result = Index().index(table(random_pixels(rng, n), rng), detector(), beam(), CellTarget(LATTICES[0][2], "P 43 21 2"))
+            assert not result.lattices
+            assert "spots" in result.reason
+
+
+def test_too_few_spots_is_a_reason():
+    rng = np.random.default_rng(5)
+    result = Index().index(table(random_pixels(rng, 5), rng), detector(), beam(), CellTarget(LATTICES[0][2], None))
+    assert result.reason == "too few spots: 5, indexing needs 8"
+
+
+@pytest.mark.parametrize(
+    ("cell", "group", "word"),
+    [
+        ((79, 79, -38, 90, 90, 90), None, "impossible"),
+        ((79, 79, 38, 20, 20, 90), None, "impossible"),
+        ((79, 38, 79, 90, 90, 90), "P 43 21 2", "does not fit"),
+        ((79, 79, 38, 90, 90, 90), "P 9", "not known"),
+    ],
+)
+def test_wrong_targets_are_refused(cell, group, word):
+    with pytest.raises(ConfigError, match=word):
+        Index(cell=cell, space_group=group).target()
