@@ -29,7 +29,8 @@ def _mean_of(scaled: Scaled, rows: Bools) -> tuple[Floats, Floats, NDArray[np.in
         columns.starts, columns.intensity, means.variance, means.scale, columns.active & rows
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        return numerator / denominator, np.sqrt(scaled.spread / denominator), count
+        sigma = np.where(count > 0, np.sqrt(scaled.spread / denominator), np.nan)
+        return numerator / denominator, sigma, count
 
 
 def merged_table(
