@@ -1,0 +1,162 @@
+"""Shards: one HDF5 file a work unit, complete from the moment it exists. They alone say what is done."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import DataError
+from xfelproc.io.atomic import write_atomic
+from xfelproc.io.store import get_table, opened, to_bytes
+from xfelproc.models.frames import UnitResult
+from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable, Table
+
+FORMAT = 1
+FILES_A_FOLDER = 1000
+
+_TABLES: dict[str, type[Table]] = {
+    "frames": FrameTable,
+    "spots": SpotTable,
+    "lattices": LatticeTable,
+    "indexed": IndexedTable,
+    "reflections": ReflectionTable,
+}
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """What a shard says of itself: unit, lineage, the CPU instruction set it was made on, and counts."""
+
+    unit: int
+    lineage: str
+    instructions: str
+    counts: dict[str, int]
+    seconds: float
+    path: Path = field(compare=False)
+
+
+@dataclass(frozen=True)
+class UnitImages:
+    """Pixels of some frames of a unit added up (virtual powder) and their maximum, binned; (panel, slow, fast)."""
+
+    total: NDArray[np.float32]
+    maximum: NDArray[np.float32]
+    n_frames: int
+    binning: int
+
+
+def shard_path(run: Path, stage: str, unit: int) -> Path:
+    """Return where a unit's shard is: at most a thousand to a folder."""
+    folder = run / "shards" / stage
+    thousand = unit // FILES_A_FOLDER
+    return (folder if thousand == 0 else folder / f"{thousand:03d}k") / f"{unit:06d}.h5"
+
+
+def _checksum(result: UnitResult) -> int:
+    """CRC-32 over the tables' bytes: a shard damaged in the middle opens, but does not pass."""
+    crc = 0
+    for name in _TABLES:
+        table: Table = getattr(result, name)
+        for column in table.SCHEMA:
+            values = table[column.name]
+            content = "\0".join(map(str, values.ravel())).encode() if column.dtype == "str" else np.ascontiguousarray(values).data
+            crc = zlib.crc32(content, crc)
+    return crc
+
+
+def write_shard(path: Path, header: ShardHeader, result: UnitResult, images: UnitImages | None = None) -> None:
+    """Publish a unit's result.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    attributes: dict[str, Any] = {
+        "format": FORMAT,
+        "unit": header.unit,
+        "lineage": header.lineage,
+        "instructions": header.instructions,
+        "counts": json.dumps(header.counts),
+        "seconds": header.seconds,
+        "crc32": _checksum(result),
+    }
+    arrays: dict[str, NDArray[Any]] = {}
+    if images is not None:
+        attributes |= {"image_frames": images.n_frames, "image_binning": images.binning}
+        arrays = {"image_total": images.total, "image_maximum": images.maximum}
+    write_atomic(path, to_bytes(attributes, {name: getattr(result, name) for name in _TABLES}, arrays))
+
+
+def read_header(path: Path) -> ShardHeader | None:
+    """Return what a shard says of itself; None if it is not there, truncated or damaged, and so not done."""
+    if not path.exists():
+        return None
+    try:
+        with opened(path) as file:
+            attributes = dict(file.attrs)
+            if int(attributes["format"]) != FORMAT:
+                return None
+            return ShardHeader(
+                unit=int(attributes["unit"]),
+                lineage=str(attributes["lineage"]),
+                instructions=str(attributes["instructions"]),
+                counts=json.loads(attributes["counts"]),
+                seconds=float(attributes["seconds"]),
+                path=path,
+            )
+    except DataError:
+        return None
+
+
+def read_shard(path: Path) -> UnitResult:
+    """Return a unit's tables.
+
+    Raises
+    ------
+    DataError
+        If the shard is missing or damaged.
+    """
+    with opened(path) as file:
+        result = UnitResult(
+            frames=get_table(file, "frames", FrameTable),
+            spots=get_table(file, "spots", SpotTable),
+            lattices=get_table(file, "lattices", LatticeTable),
+            indexed=get_table(file, "indexed", IndexedTable),
+            reflections=get_table(file, "reflections", ReflectionTable),
+        )
+        expected = int(file.attrs["crc32"])
+    if _checksum(result) != expected:
+        raise DataError("the tables do not match their checksum: remove this shard and run the same command again", path)
+    return result
+
+
+def read_frames(path: Path) -> FrameTable:
+    """Return a unit's FrameTable alone."""
+    with opened(path) as file:
+        return get_table(file, "frames", FrameTable)
+
+
+def read_lattices(path: Path) -> LatticeTable:
+    """Return a unit's LatticeTable alone."""
+    with opened(path) as file:
+        return get_table(file, "lattices", LatticeTable)
+
+
+def read_images(path: Path) -> UnitImages | None:
+    """Return a unit's added-up pixels, if it has some."""
+    with opened(path) as file:
+        if "image_total" not in file:
+            return None
+        return UnitImages(
+            total=file["image_total"][()],
+            maximum=file["image_maximum"][()],
+            n_frames=int(file.attrs["image_frames"]),
+            binning=int(file.attrs["image_binning"]),
+        )

@@ -1,0 +1,94 @@
+"""Tables in HDF5, one dataset a column, as their schema declares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")  # shared file systems refuse locks; files appear by rename
+
+import h5py  # noqa: E402
+import hdf5plugin  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from xfelproc.errors import DataError  # noqa: E402
+from xfelproc.models.tables import Column, Table  # noqa: E402
+
+COMPRESS_ABOVE = 8192
+"""Bytes from which a column is compressed; below it the chunk's overhead is more than the gain."""
+
+T = TypeVar("T", bound=Table)
+
+
+def put(group: Any, name: str, values: NDArray[Any], **attributes: str) -> None:
+    """Write one array, bit-shuffled and lz4-compressed if it is large, with text attributes."""
+    options: dict[str, Any] = {}
+    if values.nbytes >= COMPRESS_ABOVE:
+        chunk = (min(len(values), max(1, (1 << 20) // max(1, values.nbytes // len(values)))), *values.shape[1:])
+        options = {"chunks": chunk, "compression": hdf5plugin.Bitshuffle(cname="lz4")}
+    dataset = group.create_dataset(name, data=values, **options)
+    for key, value in attributes.items():
+        dataset.attrs[key] = value
+
+
+def _encode(column: Column, values: NDArray[Any]) -> NDArray[Any]:
+    if column.dtype != "str":
+        return values
+    encoded = [str(v).encode() for v in values.ravel()]
+    width = max([1, *map(len, encoded)])
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", width)).reshape(values.shape)
+
+
+def _decode(column: Column, values: NDArray[Any]) -> NDArray[Any]:
+    if column.dtype != "str":
+        return values
+    return np.array([v.decode() for v in values.ravel()], dtype=object).reshape(values.shape)
+
+
+def put_table(parent: Any, name: str, table: Table) -> None:
+    """Write a table as a group; each column carries its unit."""
+    group = parent.create_group(name)
+    for column in table.SCHEMA:
+        attributes = {"unit": column.unit} if column.unit else {}
+        put(group, column.name, _encode(column, table[column.name]), **attributes)
+
+
+def get_table(parent: Any, name: str, kind: type[T], columns: tuple[str, ...] | None = None) -> T:
+    """Read a table, or some of its columns (the others are zeros)."""
+    group = parent[name]
+    wanted = [c for c in kind.SCHEMA if columns is None or c.name in columns]
+    values = {c.name: _decode(c, group[c.name][()]) for c in wanted}
+    return kind(None, **values)
+
+
+def to_bytes(attributes: Mapping[str, Any], tables: Mapping[str, Table], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return an HDF5 file's image, made in memory: the disk sees one plain write, whose failure is an ordinary OSError."""
+    with h5py.File("image", "w", driver="core", backing_store=False, libver="latest") as file:
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        for name, table in tables.items():
+            put_table(file, name, table)
+        for name, array in arrays.items():
+            put(file, name, array)
+        file.flush()
+        return bytes(file.id.get_file_image())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file of ours for reading.
+
+    Raises
+    ------
+    DataError
+        If it is missing, truncated or damaged, on opening or while it is read.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:
+        raise DataError(f"cannot be read ({error}): it is truncated or damaged", path) from error

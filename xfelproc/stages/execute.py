@@ -1,0 +1,286 @@
+"""Read, process, publish: what a worker does with a unit. The only place where the stages meet files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import socket
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import DataError, OutputError
+from xfelproc.io.atomic import make_folder, write_atomic
+from xfelproc.io.manifest import Manifest, read_manifest
+from xfelproc.io.shards import ShardHeader, UnitImages, read_header, shard_path, write_shard
+from xfelproc.io.sources.base import FrameSource
+from xfelproc.io.sources.settings import SourceSettings
+from xfelproc.kernels.accumulate import accumulate_binned
+from xfelproc.models.conventions import FrameStatus
+from xfelproc.models.experiment import Detector
+from xfelproc.models.frames import Frame, FrameRef, WorkUnit
+from xfelproc.stages.inputs import load_array
+from xfelproc.stages.stills import Stills, UnitBuilder, process
+
+Opener = Callable[[str, SourceSettings], FrameSource]
+
+OPEN_SOURCES = 8
+IMAGE_UNITS = 10
+"""One unit in this many adds up its pixels for the virtual powder and the maximum image."""
+IMAGE_SIDE = 1000
+"""Longer side of these, about, in pixels."""
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """What all units of a stage share. ``lineage`` is of parameters and versions; a unit adds its input."""
+
+    run: Path
+    stage: str
+    manifest: Path
+    lineage: str
+    instructions: str
+    settings: SourceSettings
+    stills: Stills
+    opener: Opener
+    dark: str | None = None
+    gain: str | None = None
+    images: bool = False
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """One unit of a stage, small enough for a queue: the stage's job travels pickled, and is unpickled once a worker."""
+
+    payload: bytes = field(repr=False)
+    key: str
+    unit: int
+    quarantined: tuple[tuple[int, str], ...] = ()
+    """Rows of frames that are not to be touched, with the reason."""
+
+
+@dataclass(frozen=True)
+class UnitSummary:
+    """What the dispatcher learns of a published unit."""
+
+    stage: str
+    unit: int
+    counts: dict[str, int]
+    seconds: float
+    worker: str
+    failures: tuple[tuple[str, int], ...] = ()
+    """The commonest reasons of failure, with their counts."""
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """What a worker was at when last heard of."""
+
+    worker: int
+    stage: str
+    unit: int
+    row: int
+    since: float
+
+
+def make_task(job: StageJob) -> Callable[[int, tuple[tuple[int, str], ...]], UnitTask]:
+    """Return a maker of the tasks of a stage."""
+    payload = pickle.dumps(job)
+    key = hashlib.sha256(payload).hexdigest()
+    return lambda unit, quarantined: UnitTask(payload, key, unit, quarantined)
+
+
+def unit_lineage(job: StageJob, manifest: Manifest, unit: int) -> str:
+    """Return the hash that a unit's shard must carry to be taken as done."""
+    return hashlib.sha256(f"{job.lineage} {manifest.unit_fingerprint(unit)}".encode()).hexdigest()
+
+
+class _Worker:
+    """What a process keeps between units: the stage's job, sources, constants and the in-flight record."""
+
+    def __init__(self, task: UnitTask) -> None:
+        self.key = task.key
+        self.job: StageJob = pickle.loads(task.payload)  # noqa: S301 - made by make_task in the dispatcher
+        self.manifest = read_manifest(self.job.manifest)
+        self._sources: OrderedDict[int, FrameSource] = OrderedDict()
+        self._constants: list[tuple[Detector, NDArray[np.uint8], Any]] = []
+        self._dark: NDArray[Any] | None = None
+        self._gain: NDArray[Any] | None = None
+        self._loaded = False
+        folder = self.job.run / "logs" / "inflight"
+        make_folder(folder)
+        self._inflight = os.open(folder / f"{socket.gethostname()}-{os.getpid()}", os.O_WRONLY | os.O_CREAT, 0o644)
+
+    def close(self) -> None:
+        """Release files."""
+        for source in self._sources.values():
+            source.close()
+        os.close(self._inflight)
+
+    def mark(self, unit: int, row: int) -> None:
+        """Record what is about to be done; unit -1 is nothing. One small write in place, no sync: it outlives the process."""
+        os.pwrite(self._inflight, f"{self.job.stage} {unit} {row} {time.time():.3f}\n".ljust(80).encode(), 0)
+
+    def source(self, number: int) -> FrameSource:
+        """Return source ``number``, opened lazily; the least recently used ones are closed."""
+        source = self._sources.get(number)
+        if source is None:
+            path = Path(str(self.manifest.sources["path"][number]))
+            self._check_unchanged(number, path)
+            source = self.job.opener(str(path), self.job.settings)
+            self._sources[number] = source
+            if len(self._sources) > OPEN_SOURCES:
+                self._sources.popitem(last=False)[1].close()
+        self._sources.move_to_end(number)
+        return source
+
+    def _check_unchanged(self, number: int, path: Path) -> None:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot be opened: {error.strerror}", path) from error
+        sources = self.manifest.sources
+        if (stat.st_size, stat.st_mtime_ns) != (int(sources["size"][number]), int(sources["mtime"][number])):
+            raise DataError("has changed since the run was planned: run the same command again", path)
+
+    def constants(self, frame: Frame, mask: NDArray[np.uint8]) -> tuple[Detector, Any]:
+        """Return the calibration of a frame's detector, and that detector as one object for all frames that share it."""
+        for detector, known, constants in self._constants:
+            same_mask = mask is known or np.array_equal(mask, known)
+            if same_mask and (frame.detector is detector or frame.detector == detector):
+                return detector, constants
+        if not self._loaded:
+            self._dark, self._gain, self._loaded = load_array(self.job.dark), load_array(self.job.gain), True
+        constants = self.job.stills.calibrate.constants(frame.detector, mask, self._dark, self._gain)
+        self._constants = [(frame.detector, mask, constants), *self._constants[:1]]
+        return frame.detector, constants
+
+
+_CURRENT: dict[str, _Worker] = {}
+
+
+def _worker(task: UnitTask) -> _Worker:
+    worker = _CURRENT.get("worker")
+    if worker is None or worker.key != task.key:
+        if worker is not None:
+            worker.close()
+        worker = _CURRENT["worker"] = _Worker(task)
+    return worker
+
+
+def execute(task: UnitTask) -> UnitSummary:
+    """Process one unit and publish its shard.
+
+    Raises
+    ------
+    OutputError
+        If the shard cannot be written.
+    """
+    worker = _worker(task)
+    job, begun = worker.job, time.process_time()
+    unit, lineage = worker.manifest.unit(task.unit), unit_lineage(job, worker.manifest, task.unit)
+    path = shard_path(job.run, job.stage, task.unit)
+    published = read_header(path)
+    if published is not None and published.lineage == lineage:  # an attempt given up for lost had finished: the first shard wins
+        return UnitSummary(job.stage, task.unit, published.counts, published.seconds, str(os.getpid()))
+    builder, images, tracebacks = UnitBuilder(), _Images(job.images and task.unit % IMAGE_UNITS == 0), []
+    quarantined = dict(task.quarantined)
+    for row, ref in enumerate(unit.frames):
+        if row in quarantined:
+            builder.fail(ref, quarantined[row])
+            continue
+        worker.mark(unit.index, row)
+        try:
+            _one_frame(worker, ref, builder, images)
+        except (OutputError, MemoryError):
+            raise
+        except DataError as error:
+            builder.fail(ref, str(error))
+        except Exception as error:  # the per-frame boundary: a bug costs one frame, and keeps its traceback
+            builder.fail(ref, f"{type(error).__name__}: {error}")
+            tracebacks.append(f"source {ref.source} frame {ref.index} (row {row})\n{traceback.format_exc()}")
+    result = builder.build()
+    seconds = time.process_time() - begun
+    counts = {status.name: int(np.sum(result.frames["status"] == status)) for status in FrameStatus}
+    counts |= {"LATTICES": len(result.lattices), "REFLECTIONS": len(result.reflections)}
+    make_folder(path.parent)
+    write_shard(path, ShardHeader(task.unit, lineage, job.instructions, counts, seconds, path), result, images.result())
+    if tracebacks:
+        _publish_log(job, unit, tracebacks)
+    worker.mark(-1, -1)
+    failed = result.frames["status"] == FrameStatus.FAILED
+    reasons, numbers = np.unique(result.frames["reason"][failed].astype(str), return_counts=True)
+    failures = tuple(zip(map(str, reasons[:3]), map(int, numbers[:3]), strict=True))
+    return UnitSummary(job.stage, task.unit, counts, seconds, str(os.getpid()), failures)
+
+
+def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Images) -> None:
+    begun = time.process_time()
+    error = str(worker.manifest.sources["error"][ref.source])
+    if error:
+        raise DataError(error)
+    source = worker.source(ref.source)
+    frame = source.read(ref.index, ref.source)
+    read_time = 1e3 * (time.process_time() - begun)
+    detector, constants = worker.constants(frame, source.static_mask())
+    result, calibrated = process(worker.job.stills, replace(frame, detector=detector), constants)
+    builder.add(ref, result, read_time)
+    images.add(calibrated)
+
+
+def _publish_log(job: StageJob, unit: WorkUnit, tracebacks: list[str]) -> None:
+    folder = job.run / "logs" / job.stage
+    make_folder(folder)
+    write_atomic(folder / f"{unit.index:06d}.log", "\n".join(tracebacks).encode())
+
+
+class _Images:
+    """Adds up calibrated frames, binned."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._images: UnitImages | None = None
+
+    def add(self, frame: Frame) -> None:
+        if not self._wanted:
+            return
+        panels, slow, fast = frame.pixels.shape
+        if self._images is None:
+            # panels of a segmented detector are small each: the side that counts is that of their area as one square
+            side = max(slow, fast) if panels == 1 else int(np.sqrt(panels * slow * fast))
+            binning = max(1, -(-side // IMAGE_SIDE))
+            shape = (panels, -(-slow // binning), -(-fast // binning))
+            self._images = UnitImages(np.zeros(shape, np.float32), np.zeros(shape, np.float32), 0, binning)
+        images = self._images
+        expected = (panels, -(-slow // images.binning), -(-fast // images.binning))
+        if images.total.shape != expected:
+            return  # another detector in the same run: the unit's picture stays that of its first frame
+        accumulate_binned(frame.pixels, frame.mask, frame.trusted, images.binning, images.total, images.maximum)
+        self._images = replace(images, n_frames=images.n_frames + 1)
+
+    def result(self) -> UnitImages | None:
+        return self._images
+
+
+def read_inflight(run: Path) -> list[InFlight]:
+    """Return what the workers of this host, dead or alive, were last at; idle ones are left out."""
+    found = []
+    for path in sorted((run / "logs" / "inflight").glob(f"{socket.gethostname()}-*")):
+        parts = path.read_text().split()
+        if len(parts) == 4 and int(parts[1]) >= 0:
+            found.append(InFlight(int(path.name.rpartition("-")[2]), parts[0], int(parts[1]), int(parts[2]), float(parts[3])))
+    return found
+
+
+def clear_inflight(run: Path) -> None:
+    """Forget dead workers."""
+    for path in (run / "logs" / "inflight").glob("*"):
+        path.unlink(missing_ok=True)
