@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,14 @@ class Manifest:
         """Name, size and time of change of each source: what a shard's lineage says of its input."""
         rows = zip(self.sources["path"], self.sources["size"], self.sources["mtime"], strict=True)
         return tuple(f"{Path(path).name} {size} {mtime}" for path, size, mtime in rows)
+
+    @cached_property
+    def stamp(self) -> str:
+        """Hash of everything in it."""
+        content = hashlib.sha256("\n".join((*self.fingerprints, *map(str, self.sources["error"]))).encode())
+        for array in (self.frame_source, self.frame_index, self.offsets):
+            content.update(np.ascontiguousarray(array).data)
+        return content.hexdigest()
 
     def unit_fingerprint(self, index: int) -> str:
         """Return the input of a unit as text: its frames, and its sources' fingerprints."""

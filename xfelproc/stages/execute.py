@@ -41,11 +41,16 @@ IMAGE_SIDE = 1000
 
 @dataclass(frozen=True)
 class StageJob:
-    """What all units of a stage share. ``lineage`` is of parameters and versions; a unit adds its input."""
+    """What all units of a stage share.
+
+    ``lineage`` is of parameters and versions; a unit adds its input. ``stamp`` is of the manifest's content: with another
+    one a worker reads the manifest again.
+    """
 
     run: Path
     stage: str
     manifest: Path
+    stamp: str
     lineage: str
     instructions: str
     settings: SourceSettings
@@ -125,9 +130,12 @@ class _Worker:
             source.close()
         os.close(self._inflight)
 
-    def mark(self, unit: int, row: int) -> None:
-        """Record what is about to be done; unit -1 is nothing. One small write in place, no sync: it outlives the process."""
-        os.pwrite(self._inflight, f"{self.job.stage} {unit} {row} {time.time():.3f}\n".ljust(80).encode(), 0)
+    def mark(self, unit: int, row: int, since: float) -> None:
+        """Record what is about to be done (unit -1: nothing) and when the unit began.
+
+        One small write in place, no sync: it outlives the process, which is all that is asked of it.
+        """
+        os.pwrite(self._inflight, f"{self.job.stage} {unit} {row} {since:.3f}\n".ljust(80).encode(), 0)
 
     def source(self, number: int) -> FrameSource:
         """Return source ``number``, opened lazily; the least recently used ones are closed."""
@@ -186,6 +194,7 @@ def execute(task: UnitTask) -> UnitSummary:
     """
     worker = _worker(task)
     job, begun = worker.job, time.process_time()
+    since = time.time()
     unit, lineage = worker.manifest.unit(task.unit), unit_lineage(job, worker.manifest, task.unit)
     path = shard_path(job.run, job.stage, task.unit)
     published = read_header(path)
@@ -197,7 +206,7 @@ def execute(task: UnitTask) -> UnitSummary:
         if row in quarantined:
             builder.fail(ref, quarantined[row])
             continue
-        worker.mark(unit.index, row)
+        worker.mark(unit.index, row, since)
         try:
             _one_frame(worker, ref, builder, images)
         except (OutputError, MemoryError):
@@ -215,7 +224,7 @@ def execute(task: UnitTask) -> UnitSummary:
     write_shard(path, ShardHeader(task.unit, lineage, job.instructions, counts, seconds, path), result, images.result())
     if tracebacks:
         _publish_log(job, unit, tracebacks)
-    worker.mark(-1, -1)
+    worker.mark(-1, -1, since)
     failed = result.frames["status"] == FrameStatus.FAILED
     reasons, numbers = np.unique(result.frames["reason"][failed].astype(str), return_counts=True)
     failures = tuple(zip(map(str, reasons[:3]), map(int, numbers[:3]), strict=True))

@@ -1,0 +1,108 @@
+"""From the job to the manifest: which files, which frames, cut into which units. No pixels are read."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelproc.errors import ConfigError, DataError
+from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size
+from xfelproc.models.experiment import Experiment
+from xfelproc.run.config import JobConfig
+from xfelproc.run.selection import select_frames
+from xfelproc.stages.execute import Opener
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The manifest, the models of the first frame that can be opened, and its format."""
+
+    manifest: Manifest
+    experiment: Experiment
+    recipe: str
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def find_files(patterns: Sequence[str]) -> list[str]:
+    """Return the files of names and patterns, each once, those of a pattern in natural order (2 before 10).
+
+    Raises
+    ------
+    ConfigError
+        If a file is missing, is a folder, or a pattern matches nothing.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if Path(pattern).is_dir():
+            raise ConfigError(f"input.files: {pattern} is a folder: give a pattern such as {pattern}/*.cbf")
+        if Path(pattern).exists():
+            found[pattern] = None
+            continue
+        if not glob.has_magic(pattern):
+            raise ConfigError(f"input.files: {pattern}: there is no such file")
+        matches = [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]  # noqa: PTH207 - absolute patterns
+        if not matches:
+            raise ConfigError(f"input.files: {pattern}: no file matches this pattern")
+        found.update(dict.fromkeys(sorted(matches, key=_natural)))
+    return list(found)
+
+
+def make_plan(config: JobConfig, opener: Opener) -> Plan:
+    """Return sources, frames and units of a job.
+
+    A source that cannot be opened counts as one frame, which fails with its reason; the others are kept.
+
+    Raises
+    ------
+    ConfigError
+        If no source can be opened, no frame is chosen, or the recipe does not exist.
+    """
+    settings = config.input.settings()
+    rows: list[tuple[str, int, int, int, int, str]] = []
+    experiment: Experiment | None = None
+    for path in find_files(config.input.files):
+        stat = Path(path).stat()
+        n_frames, chunk, error = 1, 1, ""
+        try:
+            with opener(path, settings) as source:
+                n_frames, chunk = source.n_frames, source.chunk_frames
+                experiment = experiment or source.experiment(0)
+        except DataError as problem:
+            error = str(problem)
+        rows.append((path, stat.st_size, stat.st_mtime_ns, n_frames, max(1, chunk), error))
+    if experiment is None:
+        raise ConfigError(f"input.files: none of {len(rows)} files can be opened; the first: {rows[0][5] or 'no frames in it'}")
+    columns = dict(zip(("path", "size", "mtime", "n_frames", "chunk_frames", "error"), zip(*rows, strict=True), strict=True))
+    return Plan(_manifest(config, SourceTable(None, **columns)), experiment, _recipe(config, experiment))
+
+
+def _manifest(config: JobConfig, sources: SourceTable) -> Manifest:
+    counts = sources["n_frames"]
+    source = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    first = np.cumsum(counts) - counts
+    index = np.arange(len(source), dtype=np.int64) - first[source]
+    chosen = select_frames(config.input.frames, len(source))
+    if len(chosen) == 0:
+        raise ConfigError(f"input.frames = {config.input.frames!r} chooses none of the {len(source)} frames of these files")
+    source, index = source[chosen], index[chosen]
+    size = config.execution.unit_size or default_unit_size(len(index))
+    return Manifest(sources, source, index, cut_units(source, index, sources["chunk_frames"], size))
+
+
+def _recipe(config: JobConfig, experiment: Experiment) -> str:
+    turn = experiment.scan.oscillation[1] if experiment.scan is not None else 0.0
+    if config.recipe == "rotation" or (config.recipe == "auto" and turn != 0):
+        why = f"the frames turn by {turn:g}° each" if turn else "the job asks for it"
+        raise ConfigError(
+            f"recipe: {why}, and sweeps cannot be processed yet; recipe = \"stills\" takes each frame for a still, which loses the "
+            "relation between them"
+        )
+    return "stills"

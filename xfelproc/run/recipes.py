@@ -1,0 +1,173 @@
+"""Recipes as ordered lists of stages, and the run of one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from xfelproc.drivers.base import Driver
+from xfelproc.drivers.inline import InlineDriver
+from xfelproc.drivers.pool import PoolDriver
+from xfelproc.errors import ConfigError
+from xfelproc.run.config import Execution, JobConfig
+from xfelproc.run.directory import RunDirectory
+from xfelproc.run.journal import Journal
+from xfelproc.run.lock import run_lock
+from xfelproc.run.loop import Interrupted, StopFlag
+from xfelproc.run.plan import Plan, make_plan
+from xfelproc.run.session import Reporter, Session
+from xfelproc.stages.execute import Opener, clear_inflight
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    counts: Counter[str]
+    exit_code: int
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecipeStage:
+    """A step of a recipe; its function lives in a module of ``run``, imported when its turn comes."""
+
+    name: str
+    module: str
+    doc: str
+
+    def load(self) -> Callable[[Session], Counter[str] | None]:
+        """Return the function ``run_stage(session)``, which returns counts of frames if it processed some."""
+        function: Callable[[Session], Counter[str] | None] = import_module(self.module).run_stage
+        return function
+
+
+STILLS = (
+    RecipeStage("cell", "xfelproc.run.stage_cell", "the consensus cell from a sample of frames, where none is given"),
+    RecipeStage("process", "xfelproc.run.stage_process", "every frame, from pixels to integrated lattices"),
+    RecipeStage("merge", "xfelproc.run.stage_merge", "scale and merge, write MTZ files"),
+    RecipeStage("report", "xfelproc.run.stage_report", "write report.html"),
+)
+RECIPES = {"stills": STILLS}
+
+
+def default_opener() -> Opener:
+    """Return the dispatch over all formats."""
+    opener: Opener = import_module("xfelproc.io.sources").open_source
+    return opener
+
+
+def _warm() -> None:
+    """Load in a worker what the first frame needs."""
+    import_module("xfelproc.run.sections").section_classes()
+    import_module("xfelproc.io.sources")
+
+
+def make_driver(execution: Execution) -> Driver:
+    """Return the driver a job asks for."""
+    if execution.driver == "inline":
+        return InlineDriver()
+    return PoolDriver(execution.workers, ("xfelproc.stages.execute", "xfelproc.run.recipes", "xfelproc.run.sections"), _warm)
+
+
+def stages_of(recipe: str, only: str | None) -> tuple[RecipeStage, ...]:
+    """Return the stages to run.
+
+    Raises
+    ------
+    ConfigError
+        If there is no stage of this name.
+    """
+    stages = RECIPES[recipe]
+    if only is None:
+        return stages
+    chosen = tuple(stage for stage in stages if stage.name == only)
+    if not chosen:
+        raise ConfigError(f"--only {only}: there is no such stage (known: {', '.join(stage.name for stage in stages)})")
+    return chosen
+
+
+def run_job(
+    config: JobConfig,
+    output: Path,
+    reporter: Reporter,
+    only: str | None = None,
+    restart: bool = False,
+    opener: Opener | None = None,
+) -> Outcome:
+    """Run a job in a run directory, going on from what is there.
+
+    Raises
+    ------
+    ConfigError
+        The job is wrong, or the directory holds something else: nothing was started.
+    OutputError
+        The disk is full or went away; what is published stays.
+    Interrupted
+        After SIGINT or SIGTERM; the same command goes on.
+    """
+    begun, opener = time.monotonic(), opener or default_opener()
+    plan = make_plan(config, opener)
+    stages = stages_of(plan.recipe, only)
+    directory = RunDirectory(output)
+    directory.create()
+    with ExitStack() as stack:
+        stack.enter_context(run_lock(output))
+        if restart:
+            directory.clear()
+        else:
+            directory.check_parameters(config)
+        directory.publish(config, plan.manifest)
+        journal = Journal(output)
+        stack.callback(journal.close)
+        clear_inflight(output)
+        driver = make_driver(config.execution)
+        session = _session(config, plan, directory, opener, driver, journal, reporter)
+        stack.enter_context(session.stop.installed())
+        session.times["plan"] = time.monotonic() - begun
+        try:
+            return _run_stages(session, stages)
+        except BaseException as error:
+            driver.discard()
+            journal.write("stopped", why=type(error).__name__, error=str(error))
+            raise
+        finally:
+            driver.close()
+
+
+def _session(
+    config: JobConfig, plan: Plan, directory: RunDirectory, opener: Opener, driver: Driver, journal: Journal, reporter: Reporter
+) -> Session:
+    session = Session(
+        directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, StopFlag()
+    )
+    journal.write("start", frames=plan.manifest.n_frames, units=plan.manifest.n_units, driver=driver.name, workers=driver.workers)
+    for path, error in zip(plan.manifest.sources["path"], plan.manifest.sources["error"], strict=True):
+        if error:
+            session.warn(f"{path} cannot be opened: {error}")
+    return session
+
+
+def _run_stages(session: Session, stages: tuple[RecipeStage, ...]) -> Outcome:
+    counts: Counter[str] = Counter()
+    for stage in stages:
+        if session.stop.raised:
+            raise Interrupted
+        with session.timed(stage.name):
+            counts = stage.load()(session) or counts
+    failed, total = counts["FAILED"], session.manifest.n_frames
+    allowed = session.config.execution.max_failed * total
+    code, messages = 0, []
+    if failed > allowed:
+        code = 1
+        messages.append(
+            f"{failed} of {total} frames failed, more than execution.max_failed = {session.config.execution.max_failed:g} allows; "
+            "the results of all others are kept"
+        )
+    session.journal.write("end", counts=dict(counts), exit_code=code)
+    return Outcome(counts, code, (*messages,))

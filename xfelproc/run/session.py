@@ -1,0 +1,164 @@
+"""A run at work: what its stages share."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from xfelproc.drivers.base import Driver
+from xfelproc.io.manifest import Manifest
+from xfelproc.io.shards import read_header, shard_path
+from xfelproc.models.experiment import Experiment
+from xfelproc.models.frames import CellTarget
+from xfelproc.run.config import JobConfig
+from xfelproc.run.directory import RunDirectory
+from xfelproc.run.journal import Journal
+from xfelproc.run.lineage import digest, file_identity, instruction_set, versions
+from xfelproc.run.loop import Dispatch, StopFlag
+from xfelproc.stages.execute import (
+    Opener,
+    StageJob,
+    UnitSummary,
+    clear_inflight,
+    execute,
+    make_task,
+    read_inflight,
+    unit_lineage,
+)
+from xfelproc.stages.stills import Stills
+
+
+class Reporter(Protocol):
+    """Tells the user how it goes."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A stage begins; ``done`` of ``total`` frames were there already."""
+
+    def unit(self, frames: int, counts: dict[str, int]) -> None:
+        """A unit is done."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+
+@dataclass
+class Session:
+    """The run's directory, job, manifest, driver and journal; stages read it and add to ``times`` and ``warnings``."""
+
+    directory: RunDirectory
+    config: JobConfig
+    manifest: Manifest
+    experiment: Experiment
+    opener: Opener
+    driver: Driver
+    journal: Journal
+    reporter: Reporter
+    stop: StopFlag
+    times: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Tell the user, the journal and the report."""
+        self.warnings.append(text)
+        self.journal.write("warning", text=text)
+        self.reporter.say(f"warning: {text}")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the wall time of the block to the report's table."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.times[name] = self.times.get(name, 0.0) + time.monotonic() - begun
+
+    def stage_job(self, stage: str, manifest: Manifest, path: Path, target: CellTarget, integrate: bool) -> StageJob:
+        """Return the job of a map stage over the frames of a manifest, which is at ``path``."""
+        section = self.config.section
+        names = ("calibrate", "spots", "index", "refine", *(("integrate",) if integrate else ()))
+        given = self.config.input
+        parameters = {
+            "stage": stage,
+            "sections": {name: section(name).model_dump(mode="json") for name in names},
+            "settings": given.settings().model_dump(mode="json"),
+            "files": {name: file_identity(str(getattr(given, name) or "")) for name in ("geometry", "mask", "dark", "gain")},
+            "target": [target.cell, target.space_group],
+            "versions": versions(),
+        }
+        for name in ("geometry", "mask"):
+            parameters["settings"][name] = None  # where a file lies does not matter, what is in it does
+        return StageJob(
+            run=self.directory.path.absolute(),
+            stage=stage,
+            manifest=path.absolute(),
+            stamp=manifest.stamp,
+            lineage=digest(parameters),
+            instructions=instruction_set(),
+            settings=given.settings(),
+            stills=Stills(
+                section("calibrate"), section("spots"), section("index"), section("refine"), section("integrate") if integrate else None, target
+            ),
+            opener=self.opener,
+            dark=given.dark,
+            gain=given.gain,
+            images=integrate,
+        )
+
+    def run_units(self, job: StageJob, manifest: Manifest, units: Sequence[int]) -> Counter[str]:
+        """Map a stage over units, those with a shard of equal lineage left out; return the counts over all of them."""
+        totals: Counter[str] = Counter()
+        todo, done = [], 0
+        for unit in units:
+            header = read_header(shard_path(job.run, job.stage, unit))
+            if header is None or header.lineage != unit_lineage(job, manifest, unit):
+                todo.append(unit)
+                continue
+            totals.update(header.counts)
+            done += int(manifest.offsets[unit + 1] - manifest.offsets[unit])
+            if header.instructions != job.instructions:
+                self._mixed(header.instructions)
+        total = int(sum(manifest.offsets[u + 1] - manifest.offsets[u] for u in units))
+        self.reporter.stage(job.stage, done, total)
+        self.journal.write("stage", stage=job.stage, units=len(units), done=len(units) - len(todo), lineage=job.lineage)
+
+        def on_done(summary: UnitSummary) -> None:
+            totals.update(summary.counts)
+            self.journal.write(
+                "unit", stage=summary.stage, unit=summary.unit, counts=summary.counts, seconds=round(summary.seconds, 4), worker=summary.worker
+            )
+            for reason, count in summary.failures:
+                self.journal.write("failure", unit=summary.unit, count=count, reason=reason)
+            self.reporter.unit(int(manifest.offsets[summary.unit + 1] - manifest.offsets[summary.unit]), summary.counts)
+
+        self._dispatch(job, on_done).run(todo)
+        return totals
+
+    def _dispatch(self, job: StageJob, on_done: Callable[[UnitSummary], None]) -> Dispatch[UnitSummary]:
+        task, run = make_task(job), self.directory.path
+        return Dispatch(
+            driver=self.driver,
+            submit=lambda executor, unit, quarantine: executor.submit(execute, task(unit, quarantine)),
+            on_done=on_done,
+            activity=lambda: [a for a in read_inflight(run) if a.stage == job.stage],
+            forget=lambda: clear_inflight(run),
+            on_event=self._event,
+            timeout=self.config.execution.unit_timeout,
+            stop=self.stop,
+        )
+
+    def _event(self, word: str, details: dict[str, Any]) -> None:
+        self.journal.write(word, **details)
+        if word == "quarantine":
+            self.warn(f"frame {details['row']} of unit {details['unit']} is left out: its worker {details['reason']} twice at it")
+        elif word == "workers_lost":
+            self.reporter.say(f"workers lost ({details['how']}); starting again")
+
+    def _mixed(self, other: str) -> None:
+        text = f"some shards were made on {other}, this machine has {instruction_set()}: results agree to 1e-6, not to the bit"
+        if text not in self.warnings:
+            self.warn(text)
