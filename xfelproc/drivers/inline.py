@@ -15,14 +15,9 @@ class InlineExecutor(Executor):
     """Computes on submission."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Compute now and return a finished future; what the call raises is kept in it."""
+        """Compute now and return a finished future; what the call raises, this raises."""
         future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            future.set_exception(error)
+        future.set_result(fn(*args, **kwargs))
         return future
 
 

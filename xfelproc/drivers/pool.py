@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 
 from xfelproc.drivers.threads import check_threads, pin_threads
@@ -25,13 +24,11 @@ def _watch_parent() -> None:
     threading.Thread(target=wait, daemon=True, name="watch-parent").start()
 
 
-def start_worker(warm: Callable[[], None] | None) -> None:
-    """Set up a worker: the dispatcher handles the interrupts; one thread; the code it needs loaded."""
+def start_worker() -> None:
+    """Set up a worker: the dispatcher handles the interrupts, and computing is on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _watch_parent()
-    if warm is not None:
-        warm()
     check_threads()
 
 
@@ -44,27 +41,22 @@ class PoolDriver:
         Processes; None: as many as CPUs this process may use.
     preload
         Modules the fork server imports once for all workers.
-    warm
-        Called once in each worker.
     """
 
     name = "pool"
     isolated = True
 
-    def __init__(self, workers: int | None = None, preload: tuple[str, ...] = (), warm: Callable[[], None] | None = None) -> None:
+    def __init__(self, workers: int | None = None, preload: tuple[str, ...] = ()) -> None:
         pin_threads()
         self.workers = workers or len(os.sched_getaffinity(0))
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["xfelproc.drivers.pool", *preload])
-        self._warm = warm
         self._executor: ProcessPoolExecutor | None = None
 
     def executor(self) -> Executor:
         """Return the executor, started if need be."""
         if self._executor is None:
-            self._executor = ProcessPoolExecutor(
-                self.workers, mp_context=self._context, initializer=start_worker, initargs=(self._warm,)
-            )
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=start_worker)
         return self._executor
 
     def discard(self) -> None:

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")  # shared file systems refuse locks; files appear by rename
 
-import h5py  # noqa: E402
-import hdf5plugin  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import h5py
+import hdf5plugin
+import numpy as np
+from numpy.typing import NDArray
 
-from xfelproc.errors import DataError  # noqa: E402
-from xfelproc.models.tables import Column, Table  # noqa: E402
+from xfelproc.errors import DataError
+from xfelproc.models.tables import Column, Table
 
 COMPRESS_ABOVE = 8192
 """Bytes from which a column is compressed; below it the chunk's overhead is more than the gain."""

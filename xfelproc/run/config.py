@@ -59,9 +59,7 @@ class Execution(Parameters):
     unit_timeout: Annotated[
         float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 60 s")
     ] = None
-    max_failed: Annotated[
-        float, Field(ge=0, le=1, description="fraction of frames that may fail before the exit code is 1")
-    ] = 0.01
+    max_failed: Annotated[float, Field(ge=0, le=1, description="fraction of frames that may fail before the exit code is 1")] = 0.01
 
 
 class Report(Parameters):
@@ -81,9 +79,9 @@ class Sample(Parameters):
 class JobConfig(Parameters):
     """A job without its algorithms' sections; `config_class` adds them."""
 
-    recipe: Annotated[
-        Literal["auto", "stills", "rotation"], Field(description="auto: rotation where the oscillation is not 0")
-    ] = "auto"
+    recipe: Annotated[Literal["auto", "stills", "rotation"], Field(description="auto: rotation where the oscillation is not 0")] = (
+        "auto"
+    )
     input: Input
     execution: Execution = Execution()
     sample: Sample = Sample()

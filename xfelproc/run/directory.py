@@ -69,7 +69,11 @@ class RunDirectory:
         """
         if self.path.is_file():
             raise RunDirectoryError(f"{self.path} is a file: choose another --output")
-        if self.path.is_dir() and not self.exists() and any(p.name not in (*OWN, *OWN_FOLDERS, "lock") for p in self.path.iterdir()):
+        if (
+            self.path.is_dir()
+            and not self.exists()
+            and any(p.name not in (*OWN, *OWN_FOLDERS, "lock") for p in self.path.iterdir())
+        ):
             raise RunDirectoryError(f"{self.path} holds files that are not of a run: choose another --output")
         try:
             make_folder(self.path)

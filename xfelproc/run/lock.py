@@ -49,7 +49,8 @@ def holder(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        return {"host": "?", "pid": "?", "heartbeat": path.stat().st_mtime} if time.time() - path.stat().st_mtime < EXPIRES else None
+        changed = path.stat().st_mtime  # being written, or damaged
+        return {"host": "?", "pid": "?", "heartbeat": changed} if time.time() - changed < EXPIRES else None
 
 
 def _acquire(path: Path, lease: dict[str, Any]) -> None:

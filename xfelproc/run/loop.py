@@ -145,6 +145,9 @@ class Dispatch(Generic[T]):
             waiting.appendleft(unit) if unit not in self.suspects else None
             self._broken(waiting, "died")
             return
+        except Exception as error:  # noqa: BLE001 - the driver inline computes here; judged where all results are
+            future = Future()
+            future.set_exception(error)
         self.flying[future] = (unit, begun)
 
     def _collect(self, waiting: deque[int]) -> None:
@@ -159,7 +162,7 @@ class Dispatch(Generic[T]):
                 continue
             except (XfelprocError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again at the second attempt
                 self._failed(unit, error, waiting)
                 continue
             self.seconds.append(time.monotonic() - begun)
@@ -200,7 +203,9 @@ class Dispatch(Generic[T]):
         if alone is not None and alone not in at:
             self.errors[alone] += 1
             if self.errors[alone] > 3:
-                raise RuntimeError(f"unit {alone} ends its worker again and again before its first frame: see the log of the batch system")
+                raise RuntimeError(
+                    f"unit {alone} ends its worker again and again before its first frame: see the log of the batch system"
+                )
         if not at and alone is None:
             self.errors[-1] += 1
             if self.errors[-1] > 3:
@@ -238,4 +243,3 @@ class Dispatch(Generic[T]):
         if self.flying:
             self.driver.discard()
             self.flying.clear()
-

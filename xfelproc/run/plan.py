@@ -102,7 +102,7 @@ def _recipe(config: JobConfig, experiment: Experiment) -> str:
     if config.recipe == "rotation" or (config.recipe == "auto" and turn != 0):
         why = f"the frames turn by {turn:g}° each" if turn else "the job asks for it"
         raise ConfigError(
-            f"recipe: {why}, and sweeps cannot be processed yet; recipe = \"stills\" takes each frame for a still, which loses the "
+            f'recipe: {why}, and sweeps cannot be processed yet; recipe = "stills" takes each frame for a still, which loses the '
             "relation between them"
         )
     return "stills"

@@ -20,6 +20,7 @@ from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
 from xfelproc.run.loop import Interrupted, StopFlag
 from xfelproc.run.plan import Plan, make_plan
+from xfelproc.run.sections import SECTIONS
 from xfelproc.run.session import Reporter, Session
 from xfelproc.stages.execute import Opener, clear_inflight
 
@@ -62,17 +63,12 @@ def default_opener() -> Opener:
     return opener
 
 
-def _warm() -> None:
-    """Load in a worker what the first frame needs."""
-    import_module("xfelproc.run.sections").section_classes()
-    import_module("xfelproc.io.sources")
-
-
 def make_driver(execution: Execution) -> Driver:
     """Return the driver a job asks for."""
     if execution.driver == "inline":
         return InlineDriver()
-    return PoolDriver(execution.workers, ("xfelproc.stages.execute", "xfelproc.run.recipes", "xfelproc.run.sections"), _warm)
+    preload = ("xfelproc.stages.execute", "xfelproc.io.sources", *(module for module, _, _ in SECTIONS.values()))
+    return PoolDriver(execution.workers, preload)
 
 
 def stages_of(recipe: str, only: str | None) -> tuple[RecipeStage, ...]:
@@ -143,9 +139,7 @@ def run_job(
 def _session(
     config: JobConfig, plan: Plan, directory: RunDirectory, opener: Opener, driver: Driver, journal: Journal, reporter: Reporter
 ) -> Session:
-    session = Session(
-        directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, StopFlag()
-    )
+    session = Session(directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, StopFlag())
     journal.write("start", frames=plan.manifest.n_frames, units=plan.manifest.n_units, driver=driver.name, workers=driver.workers)
     for path, error in zip(plan.manifest.sources["path"], plan.manifest.sources["error"], strict=True):
         if error:

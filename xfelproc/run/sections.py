@@ -65,8 +65,10 @@ def _extend(cls: type[Parameters], group: str, plugins: tuple[type[Algorithm], .
     taken = {method_of(member) for member in known}
     for plugin in plugins:
         if method_of(plugin) in taken:
-            raise ConfigError(f"{group}: {plugin.__module__}.{plugin.__qualname__} takes the name of a known method, {method_of(plugin)!r}")
-    union: Any = Union[(*known, *plugins)]  # noqa: UP007 - built at run time
+            raise ConfigError(
+                f"{group}: {plugin.__module__}.{plugin.__qualname__} takes the name of a known method, {method_of(plugin)!r}"
+            )
+    union: Any = Union[(*known, *plugins)]
     annotation: Any = Annotated[union, Field(discriminator="method")]
     for metadata in (*field.metadata, *_nested_metadata(field.annotation)):
         annotation = Annotated[annotation, metadata]

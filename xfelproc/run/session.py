@@ -82,7 +82,7 @@ class Session:
         section = self.config.section
         names = ("calibrate", "spots", "index", "refine", *(("integrate",) if integrate else ()))
         given = self.config.input
-        parameters = {
+        parameters: dict[str, Any] = {
             "stage": stage,
             "sections": {name: section(name).model_dump(mode="json") for name in names},
             "settings": given.settings().model_dump(mode="json"),
@@ -101,7 +101,12 @@ class Session:
             instructions=instruction_set(),
             settings=given.settings(),
             stills=Stills(
-                section("calibrate"), section("spots"), section("index"), section("refine"), section("integrate") if integrate else None, target
+                section("calibrate"),
+                section("spots"),
+                section("index"),
+                section("refine"),
+                section("integrate") if integrate else None,
+                target,
             ),
             opener=self.opener,
             dark=given.dark,
@@ -129,7 +134,12 @@ class Session:
         def on_done(summary: UnitSummary) -> None:
             totals.update(summary.counts)
             self.journal.write(
-                "unit", stage=summary.stage, unit=summary.unit, counts=summary.counts, seconds=round(summary.seconds, 4), worker=summary.worker
+                "unit",
+                stage=summary.stage,
+                unit=summary.unit,
+                counts=summary.counts,
+                seconds=round(summary.seconds, 4),
+                worker=summary.worker,
             )
             for reason, count in summary.failures:
                 self.journal.write("failure", unit=summary.unit, count=count, reason=reason)

@@ -113,7 +113,7 @@ class _Worker:
 
     def __init__(self, task: UnitTask) -> None:
         self.key = task.key
-        self.job: StageJob = pickle.loads(task.payload)  # noqa: S301 - made by make_task in the dispatcher
+        self.job: StageJob = pickle.loads(task.payload)
         self.manifest = read_manifest(self.job.manifest)
         self._sources: OrderedDict[int, FrameSource] = OrderedDict()
         self._constants: list[tuple[Detector, NDArray[np.uint8], Any]] = []
@@ -213,7 +213,7 @@ def execute(task: UnitTask) -> UnitSummary:
             raise
         except DataError as error:
             builder.fail(ref, str(error))
-        except Exception as error:  # the per-frame boundary: a bug costs one frame, and keeps its traceback
+        except Exception as error:  # noqa: BLE001 - the per-frame boundary: a bug costs one frame, and keeps its traceback
             builder.fail(ref, f"{type(error).__name__}: {error}")
             tracebacks.append(f"source {ref.source} frame {ref.index} (row {row})\n{traceback.format_exc()}")
     result = builder.build()

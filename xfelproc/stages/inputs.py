@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.store import h5py
 
 
 def load_array(name: str | None) -> NDArray[Any] | None:

@@ -79,7 +79,7 @@ class Stills:
     index: Indexer
     refine: Refiner
     integrate: Integrator | None
-    target: CellTarget = CellTarget()
+    target: CellTarget
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,7 @@ class UnitBuilder:
     ) -> None:
         crystal: Crystal = lattice.crystal if integration is None else integration.crystals[number]
         table = lattice.indexed
-        self._indexed.append(
-            table.replace(lattice=np.full(len(table), len(self._lattices)), spot=table["spot"] + self._n_spots)
-        )
+        self._indexed.append(table.replace(lattice=np.full(len(table), len(self._lattices)), spot=table["spot"] + self._n_spots))
         self._lattices.append(
             {
                 "frame": row,
