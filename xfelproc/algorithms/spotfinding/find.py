@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from xfelproc.algorithms.spotfinding.block_background import BlockBackground
-from xfelproc.algorithms.spotfinding.measure import Floats, measure_spots
+from xfelproc.algorithms.spotfinding.measure import Floats, Measuring, measure_spots
 from xfelproc.algorithms.spotfinding.workspace import workspace_for
 from xfelproc.kernels.spots import COLUMNS
 from xfelproc.models.conventions import SpotFlag
@@ -44,9 +44,13 @@ class FindSpots(Parameters):
     """Find Bragg spots and decide whether the frame is a hit."""
 
     method: Annotated[Spotfinder, Field(description="how strong pixels are found")] = BlockBackground()
-    min_snr: Annotated[float, Field(ge=0, le=1000, description="lowest intensity over its standard deviation")] = 5.0
+    min_snr: Annotated[float, Field(ge=0, le=1000, description="lowest intensity over its standard deviation")] = 4.5
     min_pixels: Annotated[int, Field(ge=1, le=1000, description="fewest pixels 2 σ and a tenth of the peak above background")] = 2
     max_pixels: Annotated[int, Field(ge=1, le=100_000, description="most strong pixels; what is larger is no spot")] = 200
+    neighbours: Annotated[
+        Literal[4, 8], Field(description="strong pixels that touch by edges (4) or also by corners (8) are one spot")
+    ] = 8
+    split: Annotated[bool, Field(description="part what has several distinct maxima; the parts are flagged")] = True
     ring_width: Annotated[int, Field(ge=1, le=20, description="width of the ring in which a spot's background is measured, px")] = 3
     d_min: Annotated[float | None, Field(gt=0, description="highest resolution, Å; None: no limit")] = None
     d_max: Annotated[float | None, Field(gt=0, description="lowest resolution, Å; None: no limit")] = None
@@ -56,7 +60,7 @@ class FindSpots(Parameters):
     ice_width: Annotated[float, Field(gt=0, lt=0.1, description="half the width of an ice ring in 1/d², 1/Å²")] = 0.002
     max_peak_distance: Annotated[
         float, Field(gt=0, description="largest distance of the highest pixel's centre from the centroid, px")
-    ] = 3.0
+    ] = 4.0
     max_spots: Annotated[int, Field(ge=1, description="most spots kept of a frame: those of highest S/N")] = 2000
     min_spots: Annotated[int, Field(ge=0, description="fewest spots of a hit")] = 10
     max_spots_hit: Annotated[
@@ -71,7 +75,8 @@ class FindSpots(Parameters):
         """Return the spots of a calibrated frame with the number of candidates dropped by each filter."""
         workspace = workspace_for(frame.pixels.shape, frame.pixels.dtype)
         strong = self.method.strong_pixels(frame, workspace)
-        rows, sizes = measure_spots(frame, strong, workspace, self.method.grow, True, self.ring_width)
+        options = Measuring(self.method.grow, self.neighbours == 8, self.ring_width, self.split, self.max_pixels)
+        rows, sizes, split = measure_spots(frame, strong, workspace, options)
         dropped: dict[str, int] = {}
         snr = np.zeros(len(rows))
         measured = rows[:, _C["variance"]] > 0
@@ -90,7 +95,7 @@ class FindSpots(Parameters):
             dropped["beyond max_spots"] = len(index) - self.max_spots
             strongest = np.argsort(-snr[index], kind="stable")[: self.max_spots]
             index = index[np.sort(strongest)]
-        flags = rows[index, _C["flags"]].astype(np.uint16)
+        flags = rows[index, _C["flags"]].astype(np.uint16) | np.where(split[index], np.uint16(SpotFlag.SPLIT), np.uint16(0))
         if self.ice_rings == "flag":
             flags |= np.where(ice[index], np.uint16(SpotFlag.ICE), np.uint16(0))
         return SpotSearch(_table(rows[index], snr[index], flags), dropped)

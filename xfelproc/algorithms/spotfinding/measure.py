@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.algorithms.spotfinding.workspace import Workspace
 from xfelproc.kernels.components import label_components, sort_by_component
 from xfelproc.kernels.pixels import pixel_limits
+from xfelproc.kernels.splitting import split_components
 from xfelproc.kernels.spots import COLUMNS, clear_state, grow_components, measure_components
 from xfelproc.models.frames import Frame
 
 Floats = NDArray[np.float64]
 
+SPLIT_SIGMA, SPLIT_DEPTH = 4.0, 0.3
+"""Two maxima are two spots if the valley between them is significant, and takes away this part of the lower."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How components are formed: ``grow`` by the pixels that touch, ``eight`` neighbours or four, width of the ``ring`` (px),
+    whether to ``split`` them (up to ``max_pixels``).
+    """
+
+    grow: bool
+    eight: bool
+    ring: int
+    split: bool
+    max_pixels: int
+
 
 def measure_spots(
-    frame: Frame, strong: NDArray[np.int32], workspace: Workspace, grow: bool, eight: bool, ring: int
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Unite strong pixels to components and measure each.
+    frame: Frame, strong: NDArray[np.int32], workspace: Workspace, options: Measuring
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.uint8]]:
+    """Unite strong pixels to components, part those of several maxima, and measure each.
 
     Returns
     -------
     rows
-        (n, len(COLUMNS)) measurements, in raster order of the first pixels.
+        (n, len(COLUMNS)) measurements, in raster order of the first pixels; parts that were split off come last.
     sizes
         (n,) strong pixels of each component.
+    split
+        (n,) 1 at components that are parts of one.
     """
     _, height, width = frame.pixels.shape
     label, order = workspace.label[: len(strong)], workspace.order[: len(strong)]
-    n = label_components(strong, width, height, eight, label)
-    rows = np.zeros((n, len(COLUMNS)))
+    n = label_components(strong, width, height, options.eight, label)
     if n == 0:
-        return rows, np.zeros(0, dtype=np.int64)
+        return np.zeros((0, len(COLUMNS))), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
     start = np.empty(n + 1, dtype=np.int32)
     sort_by_component(label, n, order, start)
     limits = pixel_limits(frame.pixels.dtype, frame.trusted)
+    split = np.zeros(len(strong), dtype=np.uint8)
+    if options.split:
+        total = split_components(
+            frame.pixels, frame.mask, limits, strong, order, start, options.max_pixels, SPLIT_SIGMA, SPLIT_DEPTH, label, split
+        )
+        if total > n:
+            n = total
+            start = np.empty(n + 1, dtype=np.int32)
+            sort_by_component(label, n, order, start)
+    rows = np.zeros((n, len(COLUMNS)))
     region_start = np.empty(n + 1, dtype=np.int32)
     near_mask = np.empty(n, dtype=np.uint8)
     detector, beam = frame.detector, frame.beam
     grow_components(
-        frame.pixels, frame.mask, limits, strong, order, start, grow, workspace.state, workspace.region, region_start, near_mask
+        frame.pixels,
+        frame.mask,
+        limits,
+        strong,
+        order,
+        start,
+        options.grow,
+        workspace.state,
+        workspace.region,
+        region_start,
+        near_mask,
     )
     region = workspace.region[: region_start[n]]
     measure_components(
@@ -50,7 +90,7 @@ def measure_spots(
         region,
         region_start,
         near_mask,
-        ring,
+        options.ring,
         detector.d_matrices,
         detector.pixel_sizes,
         -np.asarray(beam.direction),
@@ -58,4 +98,4 @@ def measure_spots(
         rows,
     )
     clear_state(workspace.state, strong, region)
-    return rows, np.diff(start).astype(np.int64)
+    return rows, np.diff(start).astype(np.int64), split[:n]
