@@ -1,0 +1,119 @@
+"""Prediction of stills: which reflections of a lattice diffract, where, and how much of each.
+
+ΔΨ, the turn that brings a reciprocal-lattice point on the Ewald sphere, and the excitation error |s0 + q| - 1/λ are positive for
+points outside of the sphere; for small ones ``ε = |q| cosθ ΔΨ``. A reflection of resolution d diffracts for
+``|ΔΨ| ≤ d/D + η/2`` (Sauter et al. 2014, Acta Cryst. D70, 3299) with D the domain size and η the full mosaic spread.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xfelproc.geometry.constraints import centring_vectors
+from xfelproc.kernels import geometry as kernel_geometry
+from xfelproc.kernels import prediction as kernel_prediction
+from xfelproc.kernels import refinement as kernel_refinement
+from xfelproc.models.experiment import Beam, Crystal, Detector
+from xfelproc.models.tables import ReflectionTable
+
+Floats = NDArray[np.float64]
+
+DEFAULT_DOMAIN_SIZE = 2000.0
+"""Domain size in Å where a crystal's mosaicity is not known."""
+DEFAULT_HALF_MOSAICITY = 0.05
+"""Half mosaicity in degrees where a crystal's mosaicity is not known."""
+_GAUSSIAN_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+def pack_detector(detector: Detector, shift: ArrayLike = (0.0, 0.0, 0.0)) -> Floats:
+    """Return the packed panels (panel, 19) of `xfelproc.kernels.geometry`, moved by ``shift`` (mm, laboratory frame)."""
+    packed: Floats = kernel_geometry.pack_panels(
+        detector.d_matrices, detector.pixel_sizes, detector.image_sizes, detector.sensors, np.asarray(shift, dtype=np.float64)
+    )
+    return packed
+
+
+def mosaic_model(crystal: Crystal) -> tuple[float, float]:
+    """Return 1/D in 1/Å and η/2 in radians, with defaults where a crystal's mosaicity is not known."""
+    if crystal.domain_size <= 0 and crystal.half_mosaicity <= 0:
+        return 1.0 / DEFAULT_DOMAIN_SIZE, float(np.radians(DEFAULT_HALF_MOSAICITY))
+    return 1.0 / crystal.domain_size if crystal.domain_size > 0 else 0.0, float(np.radians(crystal.half_mosaicity))
+
+
+def spread_of(crystal: Crystal, beam: Beam) -> Floats:
+    """Return the variances of a lattice point's spread (1/Å²), constant and times |q|², and of the relative wave number."""
+    shape, mosaic = mosaic_model(crystal)
+    return np.array([shape * shape + 1e-12, mosaic * mosaic, (beam.bandwidth / _GAUSSIAN_FWHM) ** 2])
+
+
+def envelope_of(crystal: Crystal, beam: Beam, margin: float) -> Floats:
+    """Return 1/D (1/Å), η/2 (radians), half the bandwidth and the margin, for `excitation_limit`."""
+    shape, mosaic = mosaic_model(crystal)
+    return np.array([shape, mosaic, 0.5 * beam.bandwidth, margin])
+
+
+def _polarization_axes(beam: Beam) -> Floats:
+    normal = np.asarray(beam.polarization_normal, dtype=np.float64)
+    electric = np.cross(normal, np.asarray(beam.direction))
+    return np.array([*(electric / np.linalg.norm(electric)), *normal, beam.polarization_fraction])
+
+
+def predict_still(
+    crystal: Crystal, detector: Detector, beam: Beam, d_min: float, margin: float = 1.0, d_max: float = 0.0
+) -> ReflectionTable:
+    """Return all reflections of ``crystal`` with ``|ΔΨ|`` within ``margin`` times the mosaic envelope that fall on a panel.
+
+    Parameters
+    ----------
+    d_min, d_max
+        Limits of resolution in Å; a ``d_max`` of 0 is none.
+    """
+    packed = pack_detector(detector)
+    s0 = beam.s0
+    grid = kernel_geometry.panel_grid(packed, s0)
+    envelope = envelope_of(crystal, beam, margin)
+    a = np.ascontiguousarray(crystal.a_matrix)
+    shape, mosaic, band, _ = envelope
+    thickness = 2.0 * margin * (shape + mosaic / d_min + band * 0.5 * beam.wavelength / d_min**2)
+    capacity = 200 + int(1.3 * np.pi / d_min**2 * thickness / abs(np.linalg.det(a)))
+    arguments = (a, s0, d_min, d_max, centring_vectors(crystal.space_group), envelope, spread_of(crystal, beam))
+    while True:
+        count, hkl, panel, columns = kernel_prediction.predict_still(*arguments, _polarization_axes(beam), packed, *grid, capacity)
+        if count <= capacity:
+            break
+        capacity = count
+    columns = columns[:count]
+    return ReflectionTable(
+        hkl=hkl[:count],
+        panel=panel[:count],
+        fast=columns[:, 0],
+        slow=columns[:, 1],
+        d=columns[:, 2],
+        delta_psi=np.degrees(columns[:, 3]),
+        excitation=columns[:, 4],
+        partiality=columns[:, 5],
+        polarization=columns[:, 6],
+    )
+
+
+def predict_indices(crystal: Crystal, detector: Detector, beam: Beam, hkl: ArrayLike, panel: ArrayLike) -> Floats:
+    """Return (n, 4): fast, slow (px), excitation error (1/Å) and ΔΨ (degrees) of given indices on given panels.
+
+    The position is NaN where the ray misses the panel's plane.
+    """
+    indices = np.ascontiguousarray(np.asarray(hkl, dtype=np.int32).reshape(-1, 3))
+    panels = np.ascontiguousarray(np.broadcast_to(np.asarray(panel, dtype=np.int32), len(indices)))
+    out = np.empty((len(indices), 4))
+    kernel_refinement.predict_indices(
+        np.ascontiguousarray(crystal.a_matrix),
+        indices,
+        np.ones(len(indices), dtype=bool),
+        panels,
+        pack_detector(detector),
+        beam.s0,
+        spread_of(crystal, beam),
+        out,
+    )
+    out[:, 3] = np.degrees(out[:, 3])
+    return out
