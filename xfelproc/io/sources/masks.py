@@ -59,16 +59,19 @@ def to_stack(array: Array, detector: Detector, out: Array | None = None) -> Arra
     if array.shape not in shapes:
         wanted = " or ".join(str(s) for s in shapes)
         raise ValueError(f"the array has shape {array.shape}, the geometry of {len(detector)} panel(s) needs {wanted}")
-    is_slab = (
-        len(array.shape) == 2 and array.shape == slab_shape(detector) and len({p.raw_image_offset for p in detector.panels}) > 1
-    )
-    if not is_slab:
+    if array.ndim == 3 or _is_column(detector) or len({p.raw_image_offset for p in detector.panels}) < len(detector):
         return np.ascontiguousarray(array).reshape(detector.stack_shape)
     stack = np.zeros(detector.stack_shape, dtype=array.dtype) if out is None else out
     for number, panel in enumerate(detector.panels):
         (fast, slow), (n_fast, n_slow) = panel.raw_image_offset, panel.image_size
         stack[number, :n_slow, :n_fast] = array[slow : slow + n_slow, fast : fast + n_fast]
     return stack
+
+
+def _is_column(detector: Detector) -> bool:
+    """Return whether the panels lie one below another in the slab, in their order, all of one size."""
+    n_fast, n_slow = detector.panels[0].image_size
+    return all(p.image_size == (n_fast, n_slow) and p.raw_image_offset == (0, i * n_slow) for i, p in enumerate(detector.panels))
 
 
 def geometry_mask(detector: Detector) -> NDArray[np.uint8]:

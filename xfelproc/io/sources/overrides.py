@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError
+from xfelproc.io.sources.attenuation import MATERIALS, attenuation
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Beam, Detector, Experiment, Panel, as_vector
 
@@ -114,7 +115,32 @@ def override_detector(detector: Detector, beam: Beam, settings: SourceSettings) 
         detector = with_distance(detector, beam, settings.distance)
     if settings.beam_center is not None:
         detector = with_beam_center(detector, beam, settings.beam_center)
-    return detector
+    return override_sensor(detector, beam, settings)
+
+
+def override_sensor(detector: Detector, beam: Beam, settings: SourceSettings) -> Detector:
+    """Return the detector with the settings' sensor, and with the μ of a wavelength that the settings changed.
+
+    Raises
+    ------
+    ConfigError
+        If a thickness is given, and neither file nor settings name a material that is known.
+    """
+    given = settings.sensor_material is not None or settings.sensor_thickness is not None
+    if not given and settings.wavelength is None:
+        return detector
+    panels = []
+    for panel in detector.panels:
+        material = settings.sensor_material or panel.material
+        thickness = panel.thickness if settings.sensor_thickness is None else settings.sensor_thickness
+        if material in MATERIALS:
+            panel = replace(panel, material=material, thickness=thickness, mu=attenuation(material, beam.wavelength))
+        elif settings.sensor_thickness:
+            raise ConfigError(
+                f"sensor_thickness = {thickness} without a known material: set sensor_material ({', '.join(MATERIALS)})"
+            )
+        panels.append(panel)
+    return Detector(tuple(panels), detector.hierarchy)
 
 
 def load_reference(settings: SourceSettings) -> Experiment | None:
@@ -131,14 +157,30 @@ def take_reference(experiment: Experiment, reference: Experiment) -> Experiment:
 
     Names and hierarchy are the geometry's. The frames' own trusted range, gain, sensor and wavelength are kept where the
     geometry says nothing of them, which needs an equal number of panels.
+
+    Raises
+    ------
+    ConfigError
+        If the panels are of other sizes.
     """
     given, own = reference.detector, experiment.detector
     panels = given.panels
+    if len(given) == len(own):
+        _same_sizes(given, own)
     if len(given) == len(own) or len(own) == 1:
         pairs = zip(given.panels, own.panels * (len(given) if len(own) == 1 else 1), strict=True)
         panels = tuple(_fill(mine, header) for mine, header in pairs)
     beam = reference.beam if reference.beam.wavelength > 0 else replace(reference.beam, wavelength=experiment.beam.wavelength)
     return replace(experiment, detector=Detector(panels, given.hierarchy), beam=beam)
+
+
+def _same_sizes(given: Detector, own: Detector) -> None:
+    for mine, header in zip(given.panels, own.panels, strict=True):
+        if mine.image_size != header.image_size:
+            raise ConfigError(
+                f"panel {mine.name!r} of the geometry file has {mine.image_size} pixels (fast, slow), "
+                f"panel {header.name!r} of the frames {header.image_size}: give the geometry of this detector"
+            )
 
 
 def _fill(given: Panel, header: Panel) -> Panel:
@@ -149,6 +191,8 @@ def _fill(given: Panel, header: Panel) -> Panel:
         given = replace(given, thickness=header.thickness, material=header.material, mu=header.mu)
     if given.gain == 1.0:
         given = replace(given, gain=header.gain)
+    if given.raw_image_offset == (0, 0):
+        given = replace(given, raw_image_offset=header.raw_image_offset)
     return given
 
 
@@ -170,6 +214,6 @@ def describe_overrides(settings: SourceSettings) -> tuple[str, ...]:
     """Return one note for each value that the settings put in the place of the file's."""
     names = (
         *("geometry", "distance", "beam_center", "wavelength", "bandwidth"),
-        *("trusted_range", "polarization_fraction", "polarization_normal", "adu_per_photon"),
+        *("trusted_range", "polarization_fraction", "polarization_normal", "adu_per_photon", "sensor_material", "sensor_thickness"),
     )
     return tuple(f"{name} from the settings: {getattr(settings, name)}" for name in names if getattr(settings, name) is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -37,5 +37,9 @@ class SourceSettings(Parameters):
     polarization_normal: Annotated[
         tuple[float, float, float] | None, Field(description="normal of the plane of polarisation, laboratory frame")
     ] = None
+    sensor_material: Annotated[
+        Literal["Si", "CdTe", "GaAs"] | None, Field(description="material of the sensor, for the parallax")
+    ] = None
+    sensor_thickness: Annotated[float | None, Field(ge=0, description="thickness of the sensor, mm; 0: no parallax")] = None
     adu_per_photon: Annotated[float | None, Field(gt=0, description="raw units a photon, uniform over the detector")] = None
     data_path: Annotated[str | None, Field(description="HDF5 path of the frames, where the file does not say")] = None

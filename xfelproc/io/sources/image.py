@@ -1,0 +1,152 @@
+"""What readers of image files have in common: settings, mask, buffer, summary."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import DataError
+from xfelproc.io.sources.base import FrameSource, SourceSummary
+from xfelproc.io.sources.header import Header
+from xfelproc.io.sources.masks import build_mask, describe_mask, to_stack
+from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference
+from xfelproc.io.sources.settings import SourceSettings
+from xfelproc.models.experiment import Detector, Experiment
+from xfelproc.models.frames import Frame, FrameRef
+
+
+def frame_number(path: Path) -> int:
+    """Return the last number in a file's name (1 if there is none): the frame of its sweep."""
+    name = re.sub(r"\.(gz|bz2|xz)$", "", path.name)
+    numbers = re.findall(r"\d+", name.rsplit(".", 1)[0])
+    return int(numbers[-1]) if numbers else 1
+
+
+@dataclass
+class _Prepared:
+    """What is made once from header and settings."""
+
+    header: Header
+    experiment: Experiment
+    missing: tuple[str, ...]
+    mask: NDArray[np.uint8] | None = None
+    stack: NDArray[Any] | None = None
+
+
+class ImageSource(FrameSource):
+    """Frames of a file whose geometry stands in one header. Subclasses read header and pixels."""
+
+    def __init__(self, path: str | Path, settings: SourceSettings) -> None:
+        self.path = str(path)
+        self.settings = settings
+        self.n_frames = 1
+        self._prepared: _Prepared | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prepared": None}
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+
+    @abstractmethod
+    def read_header(self) -> Header:
+        """Return the header of the file, without the settings."""
+
+    @abstractmethod
+    def read_pixels(self, index: int) -> NDArray[Any]:
+        """Return the pixels of frame ``index``: the stack, or a slab (slow, fast) that holds all panels."""
+
+    def header_experiment(self, index: int, header: Header) -> Experiment:
+        """Return the header's models of frame ``index``; only scans differ from frame to frame."""
+        return header.experiment
+
+    def experiment(self, index: int) -> Experiment:
+        """Return the models of frame ``index``, with the settings.
+
+        Raises
+        ------
+        DataError
+            If neither header nor settings state what is needed.
+        """
+        self._check(index)
+        prepared = self._prepare()
+        if prepared.missing:
+            raise DataError(
+                f"{' and '.join(prepared.missing)} not stated in the file: set it in [input], or give a geometry file", self.path
+            )
+        own = self.header_experiment(index, prepared.header)
+        return replace(prepared.experiment, goniometer=own.goniometer, scan=own.scan, image=(self.path, index))
+
+    def summary(self) -> SourceSummary:
+        """Return what is in the file, without reading pixels."""
+        prepared = self._prepare()
+        notes = [f"{name} not stated: set it in [input], or give a geometry file" for name in prepared.missing]
+        notes += [*prepared.header.notes, *describe_overrides(self.settings)]
+        mask = "; ".join(text for text in (prepared.header.mask, describe_mask(self.settings)) if text)
+        return SourceSummary(
+            self.path, prepared.header.format, self.n_frames, str(self.dtype), prepared.experiment, mask, tuple(notes)
+        )
+
+    def static_mask(self) -> NDArray[np.uint8]:
+        """Return the mask common to all frames; read-only and cached."""
+        prepared = self._prepare()
+        if prepared.mask is None:
+            prepared.mask = build_mask(prepared.experiment.detector, self.settings)
+        return prepared.mask
+
+    def read(self, index: int, source: int = 0) -> Frame:
+        """Return frame ``index``; its pixels live in a buffer that the next read overwrites.
+
+        Raises
+        ------
+        DataError
+            If the frame cannot be read; names file and frame.
+        """
+        experiment = self.experiment(index)
+        prepared = self._prepare()
+        detector = experiment.detector
+        try:
+            raw = self.read_pixels(index)
+            stack = to_stack(raw, detector, self._stack(prepared, detector, raw.dtype))
+        except DataError as error:
+            raise DataError(error.message, self.path, index) from error
+        except ValueError as error:
+            raise DataError(f"{error}: give the geometry of this detector", self.path, index) from error
+        return Frame(FrameRef(source, index), stack, self.static_mask(), detector.trusted_ranges, detector, experiment.beam)
+
+    def _stack(self, prepared: _Prepared, detector: Detector, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        if len(detector) == 1:
+            return None
+        if prepared.stack is None or prepared.stack.dtype != dtype:
+            prepared.stack = np.zeros(detector.stack_shape, dtype=dtype)
+        return prepared.stack
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.n_frames:
+            raise DataError(f"there are {self.n_frames} frame(s), counted from 0", self.path, index)
+
+    def _prepare(self) -> _Prepared:
+        if self._prepared is None:
+            header = self.read_header()
+            own = header.experiment
+            reference = load_reference(self.settings)
+            experiment = apply_settings(own, self.settings, reference)
+            missing = list(header.missing)
+            if reference is not None:
+                missing = []
+            if experiment.beam.wavelength > 0:
+                missing = [m for m in missing if m != "wavelength"]
+            elif "wavelength" not in missing:
+                missing.append("wavelength")
+            if self.settings.distance is not None:
+                missing = [m for m in missing if m != "distance"]
+            self._prepared = _Prepared(header, experiment, tuple(missing))
+        return self._prepared
