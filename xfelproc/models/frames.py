@@ -56,12 +56,17 @@ class CellTarget:
 
 @dataclass(frozen=True)
 class IndexedLattice:
-    """A lattice as the indexer leaves it: crystal, the spots it explains (rows of the SpotTable) and their indices (n, 3)."""
+    """A lattice as the indexer leaves it: crystal, the spots it explains (rows of the SpotTable) and their indices (n, 3).
+
+    ``shift`` (mm, laboratory frame) is the translation of the detector under which the indices were assigned: 0 unless the
+    beam centre was so far off that it had to be searched. ``log10_p`` is the chance that random spots show such a lattice.
+    """
 
     crystal: Crystal
     spots: NDArray[np.int64]
     hkl: NDArray[np.int32]
     log10_p: float
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
