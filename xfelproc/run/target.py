@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gemmi
+
 from xfelproc.models.frames import CellTarget
 from xfelproc.run.session import Session
 
@@ -22,3 +27,30 @@ def run_target(session: Session) -> CellTarget:
         return given
     a, b, c, alpha, beta, gamma = (float(v) for v in found["cell"])
     return CellTarget((a, b, c, alpha, beta, gamma), given.space_group or found["space_group"])
+
+
+@dataclass(frozen=True)
+class MergingSymmetry:
+    """The group to merge in, whether it is only proposed, and operators of the lattice that are not in its point group."""
+
+    space_group: str
+    proposal: bool
+    ambiguity: tuple[str, ...]
+
+
+def merging_symmetry(session: Session, cell: Sequence[float]) -> MergingSymmetry:
+    """Return the symmetry to merge in: the user's, else the holohedry of the lattice, as a proposal."""
+    target = run_target(session)
+    given = session.config.section("merge").space_group or user_target(session).space_group
+    name = given or target.space_group or "P 1"
+    return MergingSymmetry(name, given is None, indexing_ambiguity(cell, name))
+
+
+def indexing_ambiguity(cell: Sequence[float], space_group: str, max_obliquity: float = 2.0) -> tuple[str, ...]:
+    """Return operators (as ``k,h,-l``) that map the lattice on itself to ``max_obliquity`` degrees and are not of the point group.
+
+    One operator stands for each coset of the point group (Le Page 1982 and Flack 1987 for obliquity and cosets; computed by gemmi).
+    """
+    group = gemmi.find_spacegroup_by_name(space_group)
+    operators = gemmi.find_twin_laws(gemmi.UnitCell(*cell), group, max_obliquity, False)
+    return tuple(op.as_hkl().triplet() for op in operators)

@@ -1,0 +1,135 @@
+"""All commands in one application; each is imported when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a key of the job file; may be repeated")
+]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="job file")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
+OutputFolder = Annotated[Path | None, typer.Option("--output", "-o", help="run directory (default: the job's name with .run)")]
+
+
+def make_app() -> typer.Typer:
+    """Return the application."""
+    app = typer.Typer(
+        name="xfelproc",
+        help="Bulk processing for serial crystallography: from raw frames to merged reflections.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for command in (demo, inspect, init, check, run, status, report, export, simulate):
+        app.command(name=command.__name__)(command)
+    app.callback()(_version)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"xfelproc {version('xfelproc')}")
+        raise typer.Exit
+
+
+def _version(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show the version")] = False,
+) -> None:
+    pass
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for frames and run")] = Path("demo"),
+    frames: Annotated[int, typer.Option("--frames", "-n", min=20, help="frames to simulate")] = 200,
+    driver: Annotated[str, typer.Option("--driver", help="inline or pool")] = "pool",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="worker processes (default: as many as CPUs)")] = None,
+) -> None:
+    """Simulate a small experiment, process, merge, report: no input needed."""
+    from xfelproc.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(output, frames, driver, workers))
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="files with frames, geometries")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Show what is in these files: format, frames, detector, beam, scan."""
+    from xfelproc.cli.inspect import inspect as show
+
+    show(files, as_json)
+
+
+def init(path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="file to write")] = Path("job.toml")) -> None:
+    """Write a commented template of a job file."""
+    from xfelproc.cli.jobs import write_template
+
+    write_template(path)
+
+
+def check(job: JobFile, overrides: Overrides = None) -> None:
+    """Validate a job and count its work units, without reading pixels."""
+    from xfelproc.cli.jobs import check_job
+
+    check_job(job, overrides or [])
+
+
+def run(
+    job: JobFile,
+    output: OutputFolder = None,
+    driver: Annotated[str | None, typer.Option("--driver", help="inline or pool")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="worker processes (default: as many as CPUs)")] = None,
+    overrides: Overrides = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="run one stage: cell, process, merge, report")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="discard the results in the run directory and begin anew")] = False,
+) -> None:
+    """Run a job; goes on from what is in the run directory."""
+    from xfelproc.cli.jobs import run_command
+
+    raise typer.Exit(run_command(job, output, driver, workers, overrides or [], only, restart))
+
+
+def status(folder: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+    """Show how far a run is."""
+    from xfelproc.cli.status import show_status
+
+    show_status(folder, as_json)
+
+
+def report(folder: RunFolder) -> None:
+    """Write the report of a run again."""
+    from xfelproc.cli.jobs import write_report
+
+    write_report(folder)
+
+
+def export(
+    folder: RunFolder,
+    to: Annotated[str, typer.Option("--to", help="mtz, stream, dials or geom")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write; dials: X.expt, and X.refl beside it")],
+) -> None:
+    """Write results in another program's format."""
+    from xfelproc.cli.export import export_run
+
+    export_run(folder, to, output)
+
+
+def simulate(
+    name: Annotated[str, typer.Argument(metavar="PRESET", help="what to simulate; an unknown name lists them")] = "demo",
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for frames, truth, geometry, cell, job file")] = Path(
+        "simulated"
+    ),
+    frames: Annotated[int | None, typer.Option("--frames", "-n", min=1, help="number of frames (default: the preset's)")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="another seed gives other crystals and frames")] = None,
+) -> None:
+    """Simulate frames whose truth is known, with a job file that processes them."""
+    from xfelproc.cli.simulate import simulate as run_simulation
+
+    run_simulation(name, output, frames, seed)

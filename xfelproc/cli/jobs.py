@@ -1,0 +1,92 @@
+"""Commands about jobs: init, check, run, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from xfelproc.cli.progress import ConsoleReporter, rates
+from xfelproc.errors import ConfigError
+from xfelproc.io.atomic import write_atomic
+from xfelproc.run.config import JobConfig, load_config, template
+from xfelproc.run.directory import open_run
+from xfelproc.run.plan import make_plan
+from xfelproc.run.recipes import Outcome, default_opener, run_job
+
+
+def write_template(path: Path) -> None:
+    """Write a template; an existing file is kept.
+
+    Raises
+    ------
+    ConfigError
+        If the file is there already.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists already: it is not overwritten")
+    write_atomic(path, template().encode())
+    Console().print(f"wrote {path}: put in your files, then: xfelproc check {path}", soft_wrap=True, highlight=False)
+
+
+def check_job(job: Path, overrides: Sequence[str]) -> None:
+    """Validate a job and print what a run would do."""
+    plan = make_plan(load_config(job, overrides), default_opener())
+    manifest, experiment = plan.manifest, plan.experiment
+    broken = [(p, e) for p, e in zip(manifest.sources["path"], manifest.sources["error"], strict=True) if e]
+    console = Console()
+    lines = [
+        f"{job}: good",
+        f"recipe {plan.recipe}, {len(manifest.sources)} files, {manifest.n_frames} frames in {manifest.n_units} work units",
+        f"wavelength {experiment.beam.wavelength:.5f} Å, {len(experiment.detector)} panels of "
+        f"{experiment.detector.stack_shape[2]} x {experiment.detector.stack_shape[1]} pixels (fast x slow)",
+        *(f"cannot be opened: {error}" for _, error in broken),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def run_command(
+    job: Path, output: Path | None, driver: str | None, workers: int | None, overrides: Sequence[str], only: str | None, restart: bool
+) -> int:
+    """Run a job file; return the exit code."""
+    given = [*overrides]
+    if driver is not None:
+        given.append(f'execution.driver="{driver}"')
+    if workers is not None:
+        given.append(f"execution.workers={workers}")
+    config = load_config(job, given)
+    return run_and_print(config, output or Path(f"{job.stem}.run"), only, restart)
+
+
+def run_and_print(config: JobConfig, output: Path, only: str | None = None, restart: bool = False) -> int:
+    """Run a job with progress on the console; return the exit code."""
+    console = Console()
+    with ConsoleReporter(console) as reporter:
+        outcome = run_job(config, output, reporter, only=only, restart=restart)
+    for line in summary_lines(outcome, output):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return outcome.exit_code
+
+
+def summary_lines(outcome: Outcome, output: Path) -> list[str]:
+    """Return what the user wants to know at the end."""
+    directory = open_run(output)
+    lines = [rates(outcome.counts)] if outcome.counts else []
+    merged = directory.read_json("merge.json")
+    if merged and not merged["empty"]:
+        overall = merged["overall"]
+        lines.append(
+            f"merged {merged['n_lattices_used']} lattices in {merged['space_group']} to {overall['d_min']:.2f} Å: "
+            f"{overall['n_unique']} reflections, completeness {100 * overall['completeness']:.1f} %, multiplicity "
+            f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {100 * overall['r_split']:.1f} %"
+        )
+    lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]
+    return lines + list(outcome.messages)
+
+
+def write_report(folder: Path) -> None:
+    """Write the report of a run again."""
+    directory = open_run(folder)
+    run_and_print(load_config(directory.job), folder, only="report")

@@ -1,0 +1,25 @@
+"""The command ``xfelproc``. What is imported here is imported at every start: keep it small."""
+
+from __future__ import annotations
+
+import sys
+
+from xfelproc.drivers.threads import pin_threads
+
+pin_threads()  # before numpy is imported by anything below
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    from xfelproc.cli.app import make_app
+    from xfelproc.errors import XfelprocError
+    from xfelproc.run.loop import Interrupted
+
+    try:
+        make_app()(standalone_mode=False)
+    except XfelprocError as error:
+        sys.stderr.write(f"xfelproc: {error}\n")
+        sys.exit(error.exit_code)
+    except (Interrupted, KeyboardInterrupt):
+        sys.stderr.write("xfelproc: interrupted; the same command goes on from here\n")
+        sys.exit(130)

@@ -1,0 +1,92 @@
+"""Stage ``report``: a fold over the shards, a few frames read again for their pictures, one HTML file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import DataError
+from xfelproc.io.atomic import write_atomic
+from xfelproc.io.shards import UnitImages, read_images, read_shard, shard_path
+from xfelproc.models.frames import FrameRef, UnitResult
+from xfelproc.report import FrameView, ReportData, RunSummary, build_report
+from xfelproc.run.session import Session
+from xfelproc.run.stage_merge import RECORD
+from xfelproc.run.stage_process import STAGE
+from xfelproc.run.target import CONSENSUS, run_target, user_target
+
+
+def run_stage(session: Session) -> None:
+    """Write ``report.html``."""
+    if not session.config.report.enabled:
+        return
+    summary = RunSummary(session.experiment.detector)
+    images: UnitImages | None = None
+    for unit in range(session.manifest.n_units):
+        path = shard_path(session.directory.path, STAGE, unit)
+        summary.add(unit, read_shard(path))
+        images = _add(images, read_images(path))
+    html = build_report(_data(session, summary, images))
+    write_atomic(session.directory.report, html.encode())
+
+
+def _add(images: UnitImages | None, more: UnitImages | None) -> UnitImages | None:
+    if images is None or more is None or images.total.shape != more.total.shape:
+        return images or more
+    total, maximum = images.total + more.total, np.maximum(images.maximum, more.maximum)
+    return UnitImages(total, maximum, images.n_frames + more.n_frames, images.binning)
+
+
+def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> ReportData:
+    target, given = run_target(session), user_target(session)
+    consensus = session.directory.read_json(CONSENSUS) if given.cell is None else None
+    merged = session.directory.read_json(RECORD) or {}
+    origin = "given" if given.cell is not None else "consensus of the run" if target.cell is not None else "not known"
+    note = "" if images is None else f"{images.n_frames} frames, binned {images.binning} x {images.binning}"
+    return ReportData(
+        title=session.config.report.title or session.directory.path.absolute().name,
+        summary=summary,
+        target_cell=target.cell,
+        cell_origin=origin,
+        space_group=str(merged.get("space_group") or target.space_group or "not known"),
+        clusters=consensus["clusters"] if consensus else (),
+        shells=merged.get("shells", []),
+        overall=merged.get("overall", {}),
+        warnings=tuple(dict.fromkeys(session.warnings)),
+        frames=_views(session, summary),
+        maximum=None if images is None else images.maximum.astype(np.float64),
+        mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
+        image_note=note,
+        times=dict(session.times),
+    )
+
+
+def _views(session: Session, summary: RunSummary) -> list[FrameView]:
+    """Return pictures of the frames the summary chose; one that cannot be read again is left out."""
+    views = []
+    for label, unit, row in summary.chosen_frames():
+        result = read_shard(shard_path(session.directory.path, STAGE, unit))
+        ref = session.manifest.unit(unit).frames[row]
+        try:
+            views.append(_view(session, label, ref, result, row))
+        except DataError as error:
+            session.warn(f"no picture of a frame: {error}")
+    return views
+
+
+def _view(session: Session, label: str, ref: FrameRef, result: UnitResult, row: int) -> FrameView:
+    path = str(session.manifest.sources["path"][ref.source])
+    with session.opener(path, session.config.input.settings()) as source:
+        frame = source.read(ref.index, ref.source)
+        pixels, good = np.array(frame.pixels), frame.mask == 0
+    spots = result.spots.select(result.spots["frame"] == row)
+    lattices = np.flatnonzero(result.lattices["frame"] == row)
+    predictions = result.reflections.select(np.isin(result.reflections["lattice"], lattices))
+    title = f"{label}: frame {ref.index} of {path.rpartition('/')[2]}, {len(spots)} spots, {len(lattices)} lattices"
+    return FrameView(title, frame.detector, pixels, good, _places(spots), _places(predictions))
+
+
+def _places(table: Any) -> NDArray[np.float64]:
+    return np.column_stack([table["panel"], table["fast"], table["slow"]]).astype(np.float64)
