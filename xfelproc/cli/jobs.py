@@ -48,7 +48,13 @@ def check_job(job: Path, overrides: Sequence[str]) -> None:
 
 
 def run_command(
-    job: Path, output: Path | None, driver: str | None, workers: int | None, overrides: Sequence[str], only: str | None, restart: bool
+    job: Path,
+    output: Path | None,
+    driver: str | None,
+    workers: int | None,
+    overrides: Sequence[str],
+    only: str | None,
+    restart: bool,
 ) -> int:
     """Run a job file; return the exit code."""
     given = [*overrides]

@@ -59,10 +59,10 @@ def show_status(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(status, indent=1, default=str))
         return
+    frames, units = status["frames"], status["units"]
     lines = [
         f"{status['run']}: {status['state']}",
-        f"{status['frames']['done']} of {status['frames']['total']} frames in {status['units']['done']} of {status['units']['total']} "
-        "units",
+        f"{frames['done']} of {frames['total']} frames in {units['done']} of {units['total']} units",
         rates(Counter(status["counts"])),
     ]
     if status["cpu_ms_a_frame"] is not None:

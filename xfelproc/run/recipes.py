@@ -59,8 +59,9 @@ RECIPES = {"stills": STILLS}
 
 def default_opener() -> Opener:
     """Return the dispatch over all formats."""
-    opener: Opener = import_module("xfelproc.io.sources").open_source
-    return opener
+    from xfelproc.io.sources import open_source  # readers are many modules: not at start-up
+
+    return open_source
 
 
 def make_driver(execution: Execution) -> Driver:

@@ -58,11 +58,9 @@ def run_stage(session: Session) -> None:
     if not sum(map(len, gathered.parts)):
         _nothing(session, lineage, files)
         return
-    cell = np.median(np.concatenate(gathered.cells), axis=0)
+    cell = [float(v) for v in np.median(np.concatenate(gathered.cells), axis=0)]
     symmetry = merging_symmetry(session, cell)
-    result = merge(
-        gathered.parts, cell, symmetry.space_group, settings, proposal=symmetry.proposal, ambiguity=symmetry.ambiguity
-    )
+    result = merge(gathered.parts, cell, symmetry.space_group, settings, proposal=symmetry.proposal, ambiguity=symmetry.ambiguity)
     _write(session, result, gathered, files)
     session.directory.write_json(RECORD, _record(lineage, result, symmetry))
     for text in result.warnings:
