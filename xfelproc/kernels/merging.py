@@ -128,15 +128,21 @@ def reject_outliers(
     intensity: Floats,
     variance: Floats,
     scale: Floats,
+    full: Floats,
+    fixed: Floats,
+    gain: Floats,
     active: NDArray[np.bool_],
     inflation: Floats,
+    error_intensity: float,
+    error_partiality: float,
     cut: float,
     minimum: int,
 ) -> NDArray[np.bool_]:
     """Return ``active`` without outliers: one by one the worst of a group, while more than ``minimum`` are left in it.
 
     What counts is the deviation from the mean of the others, in units of the standard deviation of observation and mean
-    together, times √``inflation`` of the group (its resolution's χ² a degree of freedom); above ``cut`` it is an outlier.
+    together, times √``inflation`` of the group (its resolution's χ² a degree of freedom); above ``cut`` it is an outlier. The
+    observation's own variance is that expected from the others, lest an outlier excuse itself.
     """
     keep = active.copy()
     for g in range(starts.shape[0] - 1):
@@ -157,8 +163,12 @@ def reject_outliers(
                     rest = denominator - w * scale[i]
                     if rest <= 0.0:
                         continue
-                    x = scale[i] * (numerator - w * intensity[i]) / rest
-                    deviation = (intensity[i] - x) ** 2 / (variance[i] + scale[i] * scale[i] / rest)
+                    others = (numerator - w * intensity[i]) / rest
+                    x = scale[i] * others
+                    j = max(others, 0.0)
+                    own = fixed[i] + (gain[i] + error_intensity * error_intensity * scale[i] * j) * scale[i] * j
+                    own += (error_partiality * full[i] * j) ** 2
+                    deviation = (intensity[i] - x) ** 2 / (own + scale[i] * scale[i] / rest)
                     if deviation > largest:
                         worst, largest = i, deviation
             if worst < 0:

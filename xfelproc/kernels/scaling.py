@@ -13,6 +13,8 @@ Ints = NDArray[np.int64]
 
 INV_SQRT_2 = 1.0 / math.sqrt(2.0)
 INV_SQRT_PI = 1.0 / math.sqrt(math.pi)
+LIKELY = 15.0
+"""Times its mean an intensity may be by Wilson's law (chance e^-15); with 6 σ of noise on top it is taken for an outlier."""
 
 
 @njit(cache=True, nogil=True)
@@ -30,13 +32,15 @@ def wilson_log_likelihood(intensity: Floats, sigma: Floats, expected: Floats) ->
     """Return the log-likelihood of observations of acentric intensities with Gaussian noise.
 
     The intensity itself follows Wilson's exponential law of mean μ = ``expected`` (Wilson 1949, Acta Cryst. 2, 318); with
-    Gaussian noise σ the observation has the density ``exp(σ²/2μ² - I/μ) erfc((σ/μ - I/σ)/√2) / 2μ``.
+    Gaussian noise σ the observation has the density ``exp(σ²/2μ² - I/μ) erfc((σ/μ - I/σ)/√2) / 2μ``. What is beyond 15 μ + 6 σ
+    counts as if it were there: an outlier has a bounded say.
     """
     total = 0.0
     for i in range(intensity.shape[0]):
         s, mu = sigma[i], expected[i]
         ratio = s / mu
-        total += 0.5 * ratio * ratio - intensity[i] / mu + log_erfc((ratio - intensity[i] / s) * INV_SQRT_2) - math.log(2.0 * mu)
+        observed = min(intensity[i], LIKELY * mu + 6.0 * s)
+        total += 0.5 * ratio * ratio - observed / mu + log_erfc((ratio - observed / s) * INV_SQRT_2) - math.log(2.0 * mu)
     return total
 
 
@@ -54,7 +58,8 @@ def wilson_scales(
     """Return a scale for each lattice and a mean full intensity for each shell such that I ≈ scale · shell mean · partiality.
 
     Alternating weighted least squares; the weights 1 / (σ² + expected²) hold noise and Wilson's spread of intensities, so
-    that strong reflections do not rule. Lattices and shells without observations get 1 and the smallest positive mean.
+    that strong reflections do not rule; from the second round what is beyond 15 times the expected plus 6 σ stays out.
+    Lattices and shells without observations get the typical value.
     """
     scale = np.ones(n_lattices)
     mean = np.ones(n_shells)
@@ -64,7 +69,7 @@ def wilson_scales(
         start += partiality[i] * intensity[i]
         weight += partiality[i] * partiality[i]
     mean[:] = max(start / max(weight, 1e-300), 1e-12)
-    for _ in range(rounds):
+    for turn in range(rounds):
         for by_shell in range(2):
             size = n_shells if by_shell else n_lattices
             numerator = np.zeros(size)
@@ -72,6 +77,8 @@ def wilson_scales(
             for i in range(intensity.shape[0]):
                 known = (scale[lattice[i]] if by_shell else mean[shell[i]]) * partiality[i]
                 expected = scale[lattice[i]] * mean[shell[i]] * partiality[i]
+                if turn > 0 and intensity[i] > LIKELY * expected + 6.0 * math.sqrt(variance[i]):
+                    continue
                 w = known / (variance[i] + expected * expected)
                 index = shell[i] if by_shell else lattice[i]
                 numerator[index] += w * intensity[i]
@@ -140,11 +147,13 @@ def lattice_correlations(
     lattice: Ints,
     numerator: Floats,
     denominator: Floats,
+    typical: Floats,
     n_lattices: int,
 ) -> Floats:
-    """Return (n_lattices, 6) weighted moments of x = I/k and y, the mean of the others: Σw, Σwx, Σwy, Σwxx, Σwxy, Σwyy.
+    """Return (n_lattices, 6) weighted moments of x = f(I/k) and y = f(mean of the others): Σw, Σwx, Σwy, Σwxx, Σwxy, Σwyy.
 
-    The weight is k² over the variance, so that weak partials do not blur the correlation.
+    f(J) = asinh(J / typical), with the ``typical`` intensity at the resolution of each group: the fall with resolution does not
+    correlate, and no outlier rules. The weight is the inverse of the variance of J / typical, and at most 100.
     """
     sums = np.zeros((n_lattices, 6))
     for g in range(starts.shape[0] - 1):
@@ -155,9 +164,9 @@ def lattice_correlations(
             rest = denominator[g] - w * scale[i]
             if rest <= 1e-9 * denominator[g]:
                 continue
-            x = intensity[i] / scale[i]
-            y = (numerator[g] - w * intensity[i]) / rest
-            w = 1.0 / (variance[i] / (scale[i] * scale[i]) + 1.0 / rest)
+            x = math.asinh(intensity[i] / (scale[i] * typical[g]))
+            y = math.asinh((numerator[g] - w * intensity[i]) / (rest * typical[g]))
+            w = 1.0 / ((variance[i] / (scale[i] * scale[i]) + 1.0 / rest) / (typical[g] * typical[g]) + 0.01)
             row = sums[lattice[i]]
             row[0] += w
             row[1] += w * x

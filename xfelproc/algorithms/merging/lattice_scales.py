@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.merging.partiality import resolution_bins
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.kernels.merging import group_means, observation_variances
 from xfelproc.kernels.scaling import lattice_correlations, lattice_equations
@@ -24,6 +25,7 @@ TOLERANCE = 1e-3
 """Largest change of a log scale at which the cycles end."""
 FIRST_B_CYCLE = 2
 MAX_STEP = 1.0
+CORRELATION_SHELLS = 20
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,16 @@ def _update(scales: LatticeScales, sums: Floats, weights: Floats, restraint: flo
 
 
 def correlations(columns: Columns, means: Means) -> Floats:
-    """Return the weighted CC of each lattice's observations to the means of the others (NaN: fewer than 3 to compare)."""
+    """Return the CC of each lattice's observations to the means of the others (NaN: fewer than 3 to compare).
+
+    Weighted, of intensities normalised by resolution and compressed by asinh: a wrong lattice has 0, whatever outliers it has.
+    """
+    bins = resolution_bins(columns.inverse_d2[columns.starts[:-1]], CORRELATION_SHELLS)
+    typical = np.ones(columns.n_groups)
+    for b in range(CORRELATION_SHELLS):
+        rows = bins == b
+        if rows.any():
+            typical[rows] = max(float(np.median(means.value[rows])), 1e-3 * float(np.mean(np.abs(means.value[rows]))), 1e-12)
     sums = lattice_correlations(
         columns.starts,
         columns.intensity,
@@ -170,6 +181,7 @@ def correlations(columns: Columns, means: Means) -> Floats:
         columns.lattice,
         means.numerator,
         means.denominator,
+        typical,
         columns.n_lattices,
     )
     shared = columns.active & (means.count[columns.group] > 1)

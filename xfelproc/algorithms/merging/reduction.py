@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError
-from xfelproc.geometry.cells import b_matrix, cell_volume
+from xfelproc.geometry.cells import b_matrix
 from xfelproc.kernels.merging import in_asu, map_to_asu
 
 Indices = NDArray[np.int32]
@@ -134,8 +134,6 @@ def inverse_d2(hkl: Indices, cell: Sequence[float]) -> NDArray[np.float64]:
 
 def possible_reflections(cell: Sequence[float], space_group: gemmi.SpaceGroup, d_min: float, d_max: float) -> Indices:
     """Return the unique reflections (n, 3) between the limits (Å), without systematic absences."""
-    if not np.isfinite(cell_volume(cell)):
-        raise ConfigError(f"cell {tuple(cell)} is impossible: its angles cannot form a cell")
     unit_cell = gemmi.UnitCell(*(float(v) for v in cell))
     found: Indices = np.asarray(gemmi.make_miller_array(unit_cell, space_group, d_min, d_max), dtype=np.int32).reshape(-1, 3)
     return found

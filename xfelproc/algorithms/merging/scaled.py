@@ -22,6 +22,8 @@ SPREAD_PRIOR = 4.0
 SPREAD_SHELLS = 20
 OUTLIER_ROUNDS = 2
 KEEP_AT_LEAST = 2
+IMPOSSIBLE = 40.0
+"""Times the mean of its resolution no intensity can be: by Wilson's law a chance of e^-40, for a centric one of 1e-9 or so."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def scale_observations(observations: Observations, partiality: Floats, reduced: 
     """
     columns = _sorted_columns(observations, partiality, reduced)
     scales, first = _start(columns, observations, partiality, reduced, settings)
+    possible = _possible(columns, scales, first, settings)
+    columns = columns.without(possible)
     values = form_means(columns, scales, first, settings).value
     used = np.ones(columns.n_lattices, dtype=bool)
     for round_ in range(1 + OUTLIER_ROUNDS):
@@ -83,7 +87,7 @@ def scale_observations(observations: Observations, partiality: Floats, reduced: 
         if round_ == OUTLIER_ROUNDS:
             break
         before = columns.active
-        columns = _without_outliers(columns, means, used[columns.lattice], settings.outlier_cut)
+        columns = _without_outliers(columns, means, possible & used[columns.lattice], settings)
         if np.array_equal(before, columns.active):
             break
     values = form_means(columns, scales, values, settings).value
@@ -97,30 +101,62 @@ def _start(
     """Return the scales to begin with, and the expected intensity of each group."""
     scale, shell_means, bins = starting_scales(observations, partiality)
     counts = np.bincount(columns.lattice, minlength=columns.n_lattices)
-    if not settings.scale:
-        scale = np.ones(columns.n_lattices)
-    elif counts.sum():
-        scale = np.where(counts > 0, scale / np.exp(np.average(np.log(scale), weights=counts)), 1.0)
-    first = shell_means[bins[reduced.order[reduced.starts[:-1]]]]
+    norm = float(np.exp(np.average(np.log(scale), weights=counts))) if counts.sum() else 1.0
+    scale = np.where(counts > 0, scale / norm, 1.0) if settings.scale else np.ones(columns.n_lattices)
+    first = norm * shell_means[bins[reduced.order[reduced.starts[:-1]]]]
     return LatticeScales(scale, np.zeros(columns.n_lattices)), first
 
 
-def _without_outliers(columns: Columns, means: Means, allowed: Bools, cut: float) -> Columns:
+def _possible(columns: Columns, scales: LatticeScales, typical: Floats, settings: Merge) -> Bools:
+    """Return which observations could be true at all, whatever the others of their reflection say (Read 1999, Acta D55, 1759)."""
+    if settings.outlier_cut == 0:
+        return np.ones(len(columns.lattice), dtype=bool)
+    expected = scales.full(columns) * columns.partiality * typical[columns.group]
+    sigma = np.sqrt(columns.fixed + columns.gain * expected)
+    possible: Bools = columns.intensity <= IMPOSSIBLE * expected + settings.outlier_cut * sigma
+    return possible
+
+
+def _without_outliers(columns: Columns, means: Means, allowed: Bools, settings: Merge) -> Columns:
     """Return the columns with outliers and what is not ``allowed`` inactive; earlier outliers get another chance."""
-    if cut == 0:
+    if settings.outlier_cut == 0:
         return replace(columns, active=allowed)
     inflation = _spread(columns, means)[1]
-    keep = reject_outliers(columns.starts, columns.intensity, means.variance, means.scale, allowed, inflation, cut, KEEP_AT_LEAST)
+    keep = reject_outliers(
+        columns.starts,
+        columns.intensity,
+        means.variance,
+        means.scale,
+        means.full,
+        columns.fixed,
+        columns.gain,
+        allowed,
+        inflation,
+        settings.error_intensity,
+        settings.error_partiality,
+        settings.outlier_cut,
+        KEEP_AT_LEAST,
+    )
     return replace(columns, active=keep)
 
 
 def _spread(columns: Columns, means: Means) -> tuple[Floats, Floats]:
-    """Return χ² a degree of freedom of each group, shrunk towards its resolution's, and the latter; both (n_groups,)."""
+    """Return two factors on the variances of each group, (n_groups,): for the mean, and for judging outliers.
+
+    The first is χ² a degree of freedom of the group, shrunk towards the mean one of its resolution. The second is the median
+    one of its resolution, which outliers do not move; the median of χ² of ν degrees is ν (1 - 2/9ν)³ (Wilson & Hilferty 1931,
+    PNAS 17, 684). Neither is below 1.
+    """
     chi2 = spread_of_groups(columns.starts, columns.intensity, means.variance, means.scale, columns.active, means.value)
     freedom = np.maximum(means.count - 1, 0).astype(np.float64)
     bins = resolution_bins(columns.inverse_d2[columns.starts[:-1]], SPREAD_SHELLS)
-    total = np.bincount(bins, chi2, SPREAD_SHELLS)
-    of_shell = np.bincount(bins, freedom, SPREAD_SHELLS)
-    typical = np.where(of_shell > 0, total / np.maximum(of_shell, 1.0), 1.0)[bins] if len(bins) else np.zeros(0)
+    typical, median = np.ones(columns.n_groups), np.ones(columns.n_groups)
+    for b in range(SPREAD_SHELLS):
+        rows = np.flatnonzero(bins == b)
+        judged = rows[freedom[rows] > 0]
+        if len(judged):
+            nu = freedom[judged]
+            typical[rows] = chi2[judged].sum() / nu.sum()
+            median[rows] = np.median(chi2[judged] / (nu * (1.0 - 2.0 / (9.0 * nu)) ** 3))
     own: Floats = (chi2 + SPREAD_PRIOR * typical) / (freedom + SPREAD_PRIOR)
-    return np.maximum(own, 1.0), np.maximum(typical, 1.0)
+    return np.maximum(own, 1.0), np.maximum(median, 1.0)

@@ -39,7 +39,7 @@ class Merge(Parameters):
     scale: Annotated[bool, Field(description="refine a scale for each lattice against the mean of the others")] = True
     b_factor: Annotated[bool, Field(description="refine a relative B for each lattice as well")] = True
     b_restraint: Annotated[float, Field(gt=0, description="standard deviation of the B factors expected, Å²")] = 10.0
-    max_cycles: Annotated[int, Field(ge=1, le=100, description="cycles of scaling at most")] = 15
+    max_cycles: Annotated[int, Field(ge=1, le=200, description="cycles of scaling at most")] = 30
     outlier_cut: Annotated[
         float, Field(ge=0, description="standard deviations from the mean of the others beyond which one is rejected; 0: none")
     ] = 6.0

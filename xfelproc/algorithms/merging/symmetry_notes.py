@@ -9,13 +9,14 @@ import numpy as np
 
 from xfelproc.algorithms.merging.observations import Observations
 from xfelproc.errors import ConfigError
+from xfelproc.geometry.cells import cell_volume
 
 
 def checked_cell(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
     """Return six floats. Raises ConfigError where they are no cell."""
     values = tuple(float(v) for v in cell)
-    if len(values) != 6 or not all(np.isfinite(values)) or min(values) <= 0:
-        raise ConfigError(f"cell {values} is impossible: merging needs three lengths (Å) and three angles (degrees)")
+    if len(values) != 6 or not all(np.isfinite(values)) or min(values) <= 0 or not np.isfinite(cell_volume(values)):
+        raise ConfigError(f"cell {values} is impossible: merging needs three lengths (Å) and three angles (degrees) that can meet")
     return values
 
 
