@@ -10,8 +10,13 @@ Every read and write is checked against the buffers' ends: a corrupt chunk gives
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numba.np import arrayobj
 from numpy.typing import NDArray
 
 OK = 0
@@ -19,66 +24,132 @@ ERROR_HEADER = 1
 ERROR_TRUNCATED = 2
 ERROR_BLOCK = 3
 
+SLACK = 32
+"""Bytes by which a buffer for decoded blocks must be longer than a block."""
+
 Bytes = NDArray[np.uint8]
+Int = int | np.int64
+
+
+def _generate_load8(context: Any, array: Any, index: Any) -> Any:
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = _make_array(signature.args[0])(target, builder, args[0]).data
+        word = builder.load(builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(array, index), generate
+
+
+def _generate_store8(context: Any, array: Any, index: Any, value: Any) -> Any:
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = _make_array(signature.args[0])(target, builder, args[0]).data
+        word = builder.store(args[2], builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(64).as_pointer()))
+        word.align = 1
+        return target.get_dummy_value()
+
+    return types.void(array, index, types.uint64), generate
+
+
+# load and store 8 bytes anywhere in a byte array: numba's own indexing knows aligned words alone
+_make_array: Any = arrayobj.make_array
+_load8: Any = intrinsic(_generate_load8)
+_store8: Any = intrinsic(_generate_store8)
 
 
 @njit(cache=True, nogil=True)
-def _copy(source: Bytes, start: int, target: Bytes, at: int, n: int) -> None:
-    for k in range(n):
+def _copy(source: Bytes, start: Int, target: Bytes, at: Int, n: Int) -> None:
+    """Copy n bytes; the regions must not overlap closer than 8 bytes."""
+    whole = n // 8 * 8
+    for k in range(0, whole, 8):
+        _store8(target, at + k, _load8(source, start + k))
+    for k in range(whole, n):
         target[at + k] = source[start + k]
 
 
 @njit(cache=True, nogil=True)
-def lz4_block(source: Bytes, start: int, stop: int, target: Bytes, size: int) -> bool:
-    """Decode the LZ4 block ``source[start:stop]`` into ``target[:size]``; False if it is corrupt or not exactly of that size."""
-    ip = start
-    op = 0
+def _copy_over(source: Bytes, start: Int, target: Bytes, at: Int, n: Int) -> None:
+    """Copy n bytes, and up to 15 more: the caller has made sure that there is room on both sides."""
+    k = 0
+    while k < n:
+        _store8(target, at + k, _load8(source, start + k))
+        _store8(target, at + k + 8, _load8(source, start + k + 8))
+        k += 16
+
+
+@njit(cache=True, nogil=True)
+def _copy_match(target: Bytes, op: Int, offset: Int, n: Int) -> None:
+    """Repeat what stands ``offset`` bytes before ``op`` for n bytes, writing up to 15 more."""
+    if offset >= 16:
+        _copy_over(target, op - offset, target, op, n)
+        return
+    step = offset
+    while step < 8:
+        step += offset
+    # the pattern repeats after `step` as well as after `offset`: once it stands that often, words of 8 bytes can be copied
+    lead = min(step - offset, n)
+    for k in range(lead):
+        target[op + k] = target[op + k - offset]
+    for k in range(lead, n, 8):
+        _store8(target, op + k, _load8(target, op + k - step))
+
+
+@njit(cache=True, nogil=True)
+def _length(source: Bytes, ip: Int, stop: Int) -> tuple[Int, Int]:
+    """Return the extension of a length and where it ends; -1 if it runs over the end."""
+    n = np.int64(0)
     while ip < stop:
-        token = int(source[ip])
+        more = np.int64(source[ip])
+        ip += 1
+        n += more
+        if more != 255:
+            return n, ip
+    return np.int64(-1), ip
+
+
+@njit(cache=True, nogil=True)
+def lz4_block(source: Bytes, start: Int, stop: Int, target: Bytes, size: Int) -> bool:
+    """Decode the LZ4 block ``source[start:stop]`` into ``target[:size]``; False if it is corrupt or not exactly of that size.
+
+    ``target`` must have `SLACK` bytes more than ``size``: they may be overwritten.
+    """
+    ip = start
+    op = np.int64(0)
+    while ip < stop:
+        token = np.int64(source[ip])
         ip += 1
         n = token >> 4
         if n == 15:
-            more = 255
-            while more == 255:
-                if ip >= stop:
-                    return False
-                more = int(source[ip])
-                ip += 1
-                n += more
+            more, ip = _length(source, ip, stop)
+            if more < 0:
+                return False
+            n += more
         if n > stop - ip or n > size - op:
             return False
-        _copy(source, ip, target, op, n)
+        if ip + n + 16 <= source.size:
+            _copy_over(source, ip, target, op, n)
+        else:
+            _copy(source, ip, target, op, n)
         ip += n
         op += n
         if ip >= stop:
             break
         if ip + 2 > stop:
             return False
-        offset = int(source[ip]) | (int(source[ip + 1]) << 8)
+        offset = np.int64(source[ip]) | (np.int64(source[ip + 1]) << 8)
         ip += 2
         if offset == 0 or offset > op:
             return False
         n = token & 15
         if n == 15:
-            more = 255
-            while more == 255:
-                if ip >= stop:
-                    return False
-                more = int(source[ip])
-                ip += 1
-                n += more
+            more, ip = _length(source, ip, stop)
+            if more < 0:
+                return False
+            n += more
         n += 4
         if n > size - op:
             return False
-        match = op - offset
-        if offset == 1:
-            value = target[match]
-            target[op : op + n] = value
-        elif offset >= n:
-            _copy(target, match, target, op, n)
-        else:
-            for k in range(n):
-                target[op + k] = target[match + k]
+        _copy_match(target, op, offset, n)
         op += n
     return bool(op == size)
 
@@ -95,7 +166,7 @@ def _transpose8(x: np.uint64) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def _gather(rows: Bytes, start: int, stride: int, i: int) -> np.uint64:
+def _gather(rows: Bytes, start: Int, stride: Int, i: Int) -> np.uint64:
     x = np.uint64(rows[start + i])
     x |= np.uint64(rows[start + stride + i]) << np.uint64(8)
     x |= np.uint64(rows[start + 2 * stride + i]) << np.uint64(16)
@@ -116,17 +187,17 @@ def _spread16(x: np.uint64) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def _is_zero(rows: Bytes, start: int, n: int) -> bool:
-    seen = np.uint8(0)
-    for k in range(start, start + n):
-        seen |= rows[k]
+def _is_zero(rows: Bytes, start: Int, n: Int) -> bool:
+    """Return whether n bytes (a multiple of 8) are all zero."""
+    seen = np.uint64(0)
+    for k in range(start, start + n, 8):
+        seen |= _load8(rows, k)
     return bool(seen == 0)
 
 
-@njit(cache=True, nogil=True)
-def untranspose16(rows: Bytes, n: int, out: NDArray[np.uint64]) -> None:
-    """Undo the bit transposition of n 16-bit elements (a multiple of 8) into ``out``, four elements a word."""
-    stride = n // 8
+@njit(inline="always")
+def _planes16(rows: Bytes, stride: Int, out: NDArray[np.uint64]) -> None:
+    """See `untranspose16`; ``stride`` is the length of a row."""
     if _is_zero(rows, 8 * stride, 8 * stride):
         for i in range(stride):
             low = _transpose8(_gather(rows, 0, stride, i))
@@ -141,34 +212,63 @@ def untranspose16(rows: Bytes, n: int, out: NDArray[np.uint64]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def untranspose32(rows: Bytes, n: int, out: NDArray[np.uint64]) -> None:
-    """Undo the bit transposition of n 32-bit elements (a multiple of 8) into ``out``, two elements a word."""
-    stride = n // 8
-    mask = np.uint64(0x000000FF000000FF)
-    upper_zero = _is_zero(rows, 16 * stride, 16 * stride)
-    for i in range(stride):
-        b0 = _transpose8(_gather(rows, 0, stride, i))
-        b1 = _transpose8(_gather(rows, 8 * stride, stride, i))
-        b2 = np.uint64(0)
-        b3 = np.uint64(0)
-        if not upper_zero:
-            b2 = _transpose8(_gather(rows, 16 * stride, stride, i))
-            b3 = _transpose8(_gather(rows, 24 * stride, stride, i))
-        for k in range(4):
-            s = np.uint64(16 * k)
-            w0 = b0 >> s
-            w1 = b1 >> s
-            word = ((w0 | (w0 << np.uint64(24))) & mask) | (((w1 | (w1 << np.uint64(24))) & mask) << np.uint64(8))
-            if not upper_zero:
-                w2 = b2 >> s
-                w3 = b3 >> s
-                word |= ((w2 | (w2 << np.uint64(24))) & mask) << np.uint64(16)
-                word |= ((w3 | (w3 << np.uint64(24))) & mask) << np.uint64(24)
-            out[4 * i + k] = word
+def untranspose16(rows: Bytes, n: Int, out: NDArray[np.uint64]) -> None:
+    """Undo the bit transposition of n 16-bit elements (a multiple of 8) into ``out``, four elements a word."""
+    # with a row length that the compiler knows it needs one check that rows and out are apart, not one a row, and uses vectors
+    if n == 4096:
+        _planes16(rows, 512, out)
+    else:
+        _planes16(rows, n // 8, out)
 
 
 @njit(cache=True, nogil=True)
-def untranspose(rows: Bytes, n: int, element: int, out: Bytes) -> None:
+def _spread32(x: np.uint64) -> np.uint64:
+    """Put the low two 16-bit fields of a word into the low halves of two 32-bit fields."""
+    return (x | (x << np.uint64(16))) & np.uint64(0x0000FFFF0000FFFF)
+
+
+@njit(inline="always")
+def _planes32(rows: Bytes, stride: Int, out: NDArray[np.uint64]) -> None:
+    """See `untranspose32`; ``stride`` is the length of a row."""
+    low32 = np.uint64(0x00000000FFFFFFFF)
+    half = np.uint64(32)
+    if _is_zero(rows, 8 * stride, 24 * stride):
+        for i in range(stride):
+            byte = _transpose8(_gather(rows, 0, stride, i))
+            first = _spread16(byte)
+            second = _spread16(byte >> half)
+            out[4 * i] = _spread32(first & low32)
+            out[4 * i + 1] = _spread32(first >> half)
+            out[4 * i + 2] = _spread32(second & low32)
+            out[4 * i + 3] = _spread32(second >> half)
+        return
+    for i in range(stride):
+        byte = _transpose8(_gather(rows, 0, stride, i))
+        above = _transpose8(_gather(rows, 8 * stride, stride, i))
+        first = _spread16(byte) | (_spread16(above) << np.uint64(8))
+        second = _spread16(byte >> half) | (_spread16(above >> half) << np.uint64(8))
+        byte = _transpose8(_gather(rows, 16 * stride, stride, i))
+        above = _transpose8(_gather(rows, 24 * stride, stride, i))
+        third = _spread16(byte) | (_spread16(above) << np.uint64(8))
+        fourth = _spread16(byte >> half) | (_spread16(above >> half) << np.uint64(8))
+        out[4 * i] = _spread32(first & low32) | (_spread32(third & low32) << np.uint64(16))
+        out[4 * i + 1] = _spread32(first >> half) | (_spread32(third >> half) << np.uint64(16))
+        out[4 * i + 2] = _spread32(second & low32) | (_spread32(fourth & low32) << np.uint64(16))
+        out[4 * i + 3] = _spread32(second >> half) | (_spread32(fourth >> half) << np.uint64(16))
+
+
+@njit(cache=True, nogil=True)
+def untranspose32(rows: Bytes, n: Int, out: NDArray[np.uint64]) -> None:
+    """Undo the bit transposition of n 32-bit elements (a multiple of 8) into ``out``, two elements a word."""
+    # with a row length that the compiler knows it needs one check that rows and out are apart, not one a row, and uses vectors
+    if n == 2048:
+        _planes32(rows, 256, out)
+    else:
+        _planes32(rows, n // 8, out)
+
+
+@njit(cache=True, nogil=True)
+def untranspose(rows: Bytes, n: Int, element: Int, out: Bytes) -> None:
     """Undo the bit transposition of n elements of any size (n a multiple of 8) into ``out``."""
     stride = n // 8
     for i in range(stride):
@@ -179,15 +279,15 @@ def untranspose(rows: Bytes, n: int, element: int, out: Bytes) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _big_endian(data: Bytes, start: int, n: int) -> int:
-    value = 0
+def _big_endian(data: Bytes, start: Int, n: Int) -> Int:
+    value = np.int64(0)
     for k in range(n):
-        value = (value << 8) | int(data[start + k])
+        value = (value << 8) | np.int64(data[start + k])
     return value
 
 
 @njit(cache=True, nogil=True)
-def decode_bitshuffle_lz4(data: Bytes, element: int, out: Bytes, out64: NDArray[np.uint64], scratch: Bytes) -> int:
+def decode_bitshuffle_lz4(data: Bytes, element: Int, out: Bytes, out64: NDArray[np.uint64], scratch: Bytes) -> Int:
     """Decode one chunk.
 
     Parameters
@@ -199,7 +299,7 @@ def decode_bitshuffle_lz4(data: Bytes, element: int, out: Bytes, out64: NDArray[
     out, out64
         The same memory (aligned to 8 bytes) as bytes and as words; ``out`` has exactly the size of the decoded chunk.
     scratch
-        Room for one block.
+        Room for one block and `SLACK` bytes.
 
     Returns
     -------
@@ -212,10 +312,10 @@ def decode_bitshuffle_lz4(data: Bytes, element: int, out: Bytes, out64: NDArray[
     block = _big_endian(data, 8, 4)
     if block == 0:
         block = 8192 // element // 8 * 8 * element
-    if total != out.size or block % (8 * element) != 0 or block > scratch.size or block <= 0:
+    if total != out.size or block % (8 * element) != 0 or block > scratch.size - SLACK or block <= 0:
         return ERROR_HEADER
-    ip = 12
-    done = 0
+    ip: Int = 12
+    done: Int = 0
     whole = total // (8 * element) * (8 * element)
     while done < whole:
         size = min(block, whole - done)
@@ -228,9 +328,9 @@ def decode_bitshuffle_lz4(data: Bytes, element: int, out: Bytes, out64: NDArray[
         if not lz4_block(data, ip, ip + n, scratch, size):
             return ERROR_BLOCK
         if element == 2:
-            untranspose16(scratch, size // 2, out64[done // 8 :])
+            untranspose16(scratch, size // 2, out64[done // 8 : (done + size) // 8])
         elif element == 4:
-            untranspose32(scratch, size // 4, out64[done // 8 :])
+            untranspose32(scratch, size // 4, out64[done // 8 : (done + size) // 8])
         else:
             untranspose(scratch, size // element, element, out[done : done + size])
         ip += n

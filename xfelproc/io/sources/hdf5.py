@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from xfelproc.errors import ConfigError, DataError
-from xfelproc.io.exchange.geom import read_geom
+from xfelproc.io.exchange.geom import GeomFile, read_geom
+from xfelproc.io.exchange.nexus_read import is_nexus, read_nexus
 from xfelproc.io.sources.base import FrameSource
 from xfelproc.io.sources.hdf5_file import Hdf5Pool
 from xfelproc.io.sources.hdf5_geom import GeomDescription
-from xfelproc.io.sources.hdf5_layout import layout_of_geom
-from xfelproc.io.sources.hdf5_source import Hdf5Source, check_dtype
+from xfelproc.io.sources.hdf5_layout import Layout, Part, chunk_frames, find_frames, layout_of_geom, segments_of, slots_of_detector
+from xfelproc.io.sources.hdf5_source import Hdf5Source, PlainDescription, check_dtype
+from xfelproc.io.sources.nexus import describe_nexus
+from xfelproc.io.sources.overrides import load_reference
 from xfelproc.io.sources.settings import SourceSettings
 
 
@@ -30,20 +33,46 @@ def open_hdf5(path: str | Path, settings: SourceSettings | None = None) -> Frame
     chosen = settings or SourceSettings()
     where = str(path)
     pool = Hdf5Pool()
-    pool.file(where)
+    file = pool.file(where)
+    nexus = is_nexus(file)
     if chosen.geometry is not None and chosen.geometry.suffix == ".geom":
-        return _open_with_geom(where, chosen, pool)
-    raise ConfigError(f"{where}: nothing says where its panels are: give input.geometry")
+        geom = read_geom(chosen.geometry)
+        data_path = chosen.data_path or geom.panels[0].data
+        if not nexus or (data_path and "%" not in data_path and data_path in file):
+            return _open_with_geom(where, geom, chosen, pool)
+    if nexus:
+        layout, description = describe_nexus(where, read_nexus(where, file), chosen, pool)
+        check_dtype(layout, where)
+        return Hdf5Source(where, layout, description, pool)
+    if chosen.geometry is not None:
+        return _open_with_detector(where, chosen, pool)
+    raise ConfigError(f"{where}: nothing in the file says where its panels are: set input.geometry (.geom, .expt or NeXus)")
 
 
-def _open_with_geom(path: str, settings: SourceSettings, pool: Hdf5Pool) -> FrameSource:
-    assert settings.geometry is not None
-    geom = read_geom(settings.geometry)
-    detector = geom.detector()
-    layout = layout_of_geom(path, geom, detector, pool, settings.data_path)
+def _open_with_geom(path: str, geom: GeomFile, settings: SourceSettings, pool: Hdf5Pool) -> FrameSource:
+    layout = layout_of_geom(path, geom, geom.detector(), pool, settings.data_path)
     if not layout.n_frames:
         raise DataError("the file holds no frames", path)
     check_dtype(layout, path)
     # the geometry is in the description: applying it again as a reference would undo what the file's own values did to it
     own = settings.model_copy(update={"geometry": None})
     return Hdf5Source(path, layout, GeomDescription(path, geom, own, layout.parts[0]), pool)
+
+
+def _open_with_detector(path: str, settings: SourceSettings, pool: Hdf5Pool) -> FrameSource:
+    """Open plain HDF5 frames whose panels a DIALS or NeXus file describes."""
+    reference = load_reference(settings)
+    assert reference is not None
+    name = settings.data_path or find_frames(path, pool)
+    dataset = pool.dataset(path, name)
+    axes = len(dataset.shape)
+    if axes < 2:
+        raise DataError(f"{name} has shape {dataset.shape}: frames need two axes or more", path)
+    n = len(reference.detector)
+    frame_axis = None if axes == 2 or (axes == 3 and n > 1 and dataset.shape == reference.detector.stack_shape) else 0
+    shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != frame_axis)
+    slots = slots_of_detector(reference.detector, shape, path)
+    part = Part(tuple(segments_of(dataset, path, frame_axis)), slots, frame_axis, shape)
+    layout = Layout((part,), dataset.dtype, reference.detector.stack_shape, chunk_frames(dataset, frame_axis))
+    check_dtype(layout, path)
+    return Hdf5Source(path, layout, PlainDescription(path, reference, settings), pool)

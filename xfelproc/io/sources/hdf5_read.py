@@ -100,7 +100,10 @@ class FrameReader:
 
     def _read_part(self, part: Part, index: int, out: Array) -> None:
         segment, number = part.locate(index)
-        dataset = self.pool.dataset(segment.file, segment.dataset, index)
+        try:
+            dataset = self.pool.dataset(segment.file, segment.dataset, index)
+        except DataError as error:
+            raise DataError(f"{error.path}: {error.message}", self.path, index) from error
         shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != part.frame_axis)
         if shape != part.frame_shape or dataset.dtype.newbyteorder("=") != out.dtype:
             raise DataError(

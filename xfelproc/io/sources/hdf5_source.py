@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.errors import DataError
+from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
 from xfelproc.io.sources.hdf5_file import Hdf5Pool
 from xfelproc.io.sources.hdf5_layout import Layout
 from xfelproc.io.sources.hdf5_read import FrameReader, working_dtype
+from xfelproc.io.sources.masks import build_mask, describe_mask
+from xfelproc.io.sources.overrides import apply_settings, describe_overrides
+from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.conventions import MaskBit
 from xfelproc.models.experiment import Detector, Experiment
 from xfelproc.models.frames import Frame, FrameRef
@@ -134,3 +138,36 @@ def check_dtype(layout: Layout, path: str) -> None:
         working_dtype(layout.dtype)
     except ValueError as error:
         raise DataError(f"{error}: name the dataset of the frames in the geometry or in input.data_path", path) from error
+
+
+@dataclass
+class PlainDescription(Description):
+    """Frames of which the file says nothing: all comes from a reference geometry and the settings."""
+
+    path: str
+    reference: Experiment
+    settings: SourceSettings
+    format: str = "HDF5"
+
+    @cached_property
+    def _experiment(self) -> Experiment:
+        experiment = apply_settings(self.reference, self.settings)
+        if not 0 < experiment.beam.wavelength < 1000:
+            raise ConfigError(f"{self.settings.geometry} gives no wavelength, nor does the job: set input.wavelength")
+        return replace(experiment, goniometer=None, scan=None, crystal=None)
+
+    def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
+        """Return the models of a frame."""
+        return replace(self._experiment, image=(self.path, index))
+
+    def static_mask(self, pool: Hdf5Pool) -> Mask:
+        """Return the mask common to all frames."""
+        return build_mask(self._experiment.detector, self.settings)
+
+    def mask_words(self) -> str:
+        """Say where the mask comes from and what its values mean."""
+        return describe_mask(self.settings) or "no mask"
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what is missing, assumed or odd."""
+        return describe_overrides(self.settings)
