@@ -44,7 +44,7 @@ class FindSpots(Parameters):
     """Find Bragg spots and decide whether the frame is a hit."""
 
     method: Annotated[Spotfinder, Field(description="how strong pixels are found")] = BlockBackground()
-    min_snr: Annotated[float, Field(ge=0, le=1000, description="lowest intensity over its standard deviation")] = 4.5
+    min_snr: Annotated[float, Field(ge=0, le=1000, description="lowest intensity over its standard deviation")] = 5.0
     min_pixels: Annotated[int, Field(ge=1, le=1000, description="fewest pixels 2 σ and a tenth of the peak above background")] = 2
     max_pixels: Annotated[int, Field(ge=1, le=100_000, description="most strong pixels; what is larger is no spot")] = 200
     neighbours: Annotated[
