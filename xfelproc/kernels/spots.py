@@ -26,13 +26,15 @@ def grow_components(
     index: NDArray[np.int32],
     order: NDArray[np.int32],
     start: NDArray[np.int32],
-    grow: bool,
     state: NDArray[np.uint8],
     region: NDArray[np.int32],
     region_start: NDArray[np.int32],
     near_mask: NDArray[np.uint8],
 ) -> None:
-    """List the usable pixels of each component, with ``grow`` those that touch it too; a pixel belongs to the first that claims it.
+    """List the usable pixels of each component and those that touch it; a pixel belongs to the first that claims it.
+
+    The foot of a spot is below any threshold: without the pixels around, intensities would be too low, and the pixels of the rim
+    would be chosen by their fluctuation, which the variances would not know of.
 
     ``state`` (flat, zeros) becomes 1 at strong and 2 at claimed pixels. Component c is
     ``region[region_start[c]:region_start[c + 1]]``, its strong pixels first.
@@ -71,7 +73,7 @@ def grow_components(
                     v = pixels[p, yy, xx]
                     if mask[p, yy, xx] != 0 or not (v >= limits[p, 0] and v <= limits[p, 2]):
                         near_mask[c] = 1
-                    elif grow:
+                    else:
                         state[there] = 2
                         region[n] = there
                         n += 1

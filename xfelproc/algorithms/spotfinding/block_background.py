@@ -32,11 +32,6 @@ class BlockBackground(Algorithm):
         Field(ge=1, le=10, description="every how many rows are sampled for the means (all, where too few pixels are usable)"),
     ] = 4
 
-    @property
-    def grow(self) -> bool:
-        """Strong pixels are centres of 3 x 3 sums: the spot reaches one pixel further."""
-        return True
-
     def strong_pixels(self, frame: Frame, workspace: Workspace) -> NDArray[np.int32]:
         """Return the flat indices of strong pixels, ascending (a view of the workspace)."""
         limits = pixel_limits(frame.pixels.dtype, frame.trusted)

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from xfelproc.algorithms.spotfinding.block_background import BlockBackground
+from xfelproc.algorithms.spotfinding.dispersion import Dispersion
+from xfelproc.algorithms.spotfinding.dispersion_extended import DispersionExtended
 from xfelproc.algorithms.spotfinding.measure import Floats, Measuring, measure_spots
+from xfelproc.algorithms.spotfinding.radial_profile import RadialProfile
 from xfelproc.algorithms.spotfinding.workspace import workspace_for
 from xfelproc.kernels.spots import COLUMNS
 from xfelproc.models.conventions import SpotFlag
@@ -29,7 +32,9 @@ def _named(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
 
 
-Spotfinder = Annotated[BlockBackground, BeforeValidator(_named)]
+Spotfinder = Annotated[
+    BlockBackground | Dispersion | DispersionExtended | RadialProfile, Field(discriminator="method"), BeforeValidator(_named)
+]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class FindSpots(Parameters):
         """Return the spots of a calibrated frame with the number of candidates dropped by each filter."""
         workspace = workspace_for(frame.pixels.shape, frame.pixels.dtype)
         strong = self.method.strong_pixels(frame, workspace)
-        options = Measuring(self.method.grow, self.neighbours == 8, self.ring_width, self.split, self.max_pixels)
+        options = Measuring(self.neighbours == 8, self.ring_width, self.split, self.max_pixels)
         rows, sizes, split = measure_spots(frame, strong, workspace, options)
         dropped: dict[str, int] = {}
         snr = np.zeros(len(rows))

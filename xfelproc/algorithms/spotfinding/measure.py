@@ -22,11 +22,10 @@ SPLIT_SIGMA, SPLIT_DEPTH = 4.0, 0.3
 
 @dataclass(frozen=True)
 class Measuring:
-    """How components are formed: ``grow`` by the pixels that touch, ``eight`` neighbours or four, width of the ``ring`` (px),
+    """How components are formed: ``eight`` neighbours or four, width of the ``ring`` (px),
     whether to ``split`` them (up to ``max_pixels``).
     """
 
-    grow: bool
     eight: bool
     ring: int
     split: bool
