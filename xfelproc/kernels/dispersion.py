@@ -64,8 +64,9 @@ def test_windows(
 ) -> int:
     """Mark pixels that pass both tests (the first alone unless ``both``); return their number.
 
-    No quotients or roots of the data: variance over mean above ``g (1 + n_b √(2 / (N - 1)))`` is, for sums S and Q of values and squares,
-    ``N Q - S² > g S (N - 1 + n_b √(2 (N - 1)))``; I above ``mean + n_s √(g mean)`` is ``N I > S`` and ``(N I - S)² > n_s² g N S``.
+    No quotients or roots of the data are taken. For sums S and Q of values and squares, variance over mean above
+    ``g (1 + n_b √(2 / (N - 1)))`` is ``N Q - S² > g S (N - 1 + n_b √(2 (N - 1)))``, and I above ``mean + n_s √(g mean)`` is
+    ``N I > S`` and ``(N I - S)² > n_s² g N S``.
     """
     found = np.int32(0)
     two = np.float32(2.0)

@@ -74,7 +74,6 @@ def measure_spots(
         strong,
         order,
         start,
-        options.grow,
         workspace.state,
         workspace.region,
         region_start,
