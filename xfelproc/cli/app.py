@@ -33,9 +33,9 @@ def make_app() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from xfelproc.run.lineage import versions
 
-        typer.echo(f"xfelproc {version('xfelproc')}")
+        typer.echo(f"xfelproc {versions()['xfelproc']}")
         raise typer.Exit
 
 
@@ -81,6 +81,9 @@ def run(
     restart: Annotated[bool, typer.Option("--restart", help="discard the results in the run directory and begin anew")] = False,
 ) -> None:
     """Run a job; goes on from what is in the run directory."""
+    from xfelproc.run.early import start_early
+
+    start_early(job, driver, overrides or [])
     from xfelproc.cli.jobs import run_command
 
     raise typer.Exit(run_command(job, output, driver, workers, overrides or [], only, restart))
