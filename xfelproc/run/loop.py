@@ -210,7 +210,8 @@ class Dispatch(Generic[T]):
             self.errors[-1] += 1
             if self.errors[-1] > 3:
                 raise RuntimeError(
-                    'workers die before they begin: not enough memory, a broken installation, or a script without if __name__ == "__main__"'
+                    "workers die before they begin: not enough memory, a broken installation, or a script that calls this "
+                    "without 'if __name__ == ...'"
                 )
 
     def _limit(self) -> float:
