@@ -232,6 +232,62 @@ def fit_lattice(basis: Doubles, reference: Doubles, q: Doubles, weight: Doubles,
 
 
 @njit(cache=True, nogil=True)
+def fit_lattice_and_shift(basis: Doubles, q: Doubles, slope: Doubles, weight: Doubles, tolerances: Doubles, shift: Doubles) -> None:
+    """Fit ``basis`` (rows a, b, c) and a translation of the detector, both in place: q + slope · shift ≈ A h.
+
+    ``slope`` (n, 3, 2) is the derivative of q by the translation (1/Å a mm), ``shift`` (2,) in mm. As `fit_lattice`, without the
+    prior on the cell. A follows from the shift by least squares, which leaves two equations for the shift.
+    """
+    inverse, solver, a = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    h, d, m, b = np.empty(3), np.empty(3), np.empty((2, 2)), np.empty(2)
+    sums = np.empty((3, 3, 3))  # Σ w (q, slope_x, slope_y) hᵀ
+    ss = np.empty((3, 3))
+    for tolerance in tolerances:
+        invert3(basis, inverse)
+        ss[:], sums[:], m[:], b[:] = 0.0, 0.0, 0.0, 0.0
+        for i in range(q.shape[0]):
+            for k in range(3):
+                d[k] = q[i, k] + slope[i, k, 0] * shift[0] + slope[i, k, 1] * shift[1]
+            for k in range(3):
+                h[k] = np.rint(basis[k, 0] * d[0] + basis[k, 1] * d[1] + basis[k, 2] * d[2])
+            d2 = 0.0
+            for k in range(3):
+                d2 += (d[k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])) ** 2
+            f = 1.0 - d2 / (tolerance * tolerance)
+            if f <= 0.0:
+                continue
+            w = weight[i] * f * f
+            for k in range(3):
+                for j in range(3):
+                    ss[k, j] += w * h[k] * h[j]
+                    sums[0, k, j] += w * q[i, k] * h[j]
+                    sums[1, k, j] += w * slope[i, k, 0] * h[j]
+                    sums[2, k, j] += w * slope[i, k, 1] * h[j]
+                for j in range(2):
+                    b[j] -= w * slope[i, k, j] * q[i, k]
+                    for other in range(2):
+                        m[j, other] += w * slope[i, k, j] * slope[i, k, other]
+        if determinant3(ss) <= 1e-9:
+            return
+        invert3(ss, solver)
+        for j in range(2):
+            for k in range(3):
+                a[k] = sums[1 + j, k] @ solver
+            b[j] += (a * sums[0]).sum()
+            for other in range(2):
+                m[j, other] -= (a * sums[1 + other]).sum()
+        determinant = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
+        if determinant <= 1e-12 * m[0, 0] * m[1, 1]:
+            return
+        shift[0] = (b[0] * m[1, 1] - b[1] * m[0, 1]) / determinant
+        shift[1] = (b[1] * m[0, 0] - b[0] * m[1, 0]) / determinant
+        inverse[:] = (sums[0] + shift[0] * sums[1] + shift[1] * sums[2]) @ solver
+        if abs(determinant3(inverse)) < 1e-12:
+            return
+        invert3(inverse, basis)
+
+
+@njit(cache=True, nogil=True)
 def score_lattice(basis: Doubles, q: Doubles, weight: Doubles, tolerance: float) -> float:
     """Return the weighted sum of ``1 - (|Δq| / tolerance)²`` over the spots nearer to a lattice point than that."""
     inverse = np.empty((3, 3))

@@ -176,6 +176,7 @@ def make_config(document: Mapping[str, Any], base: Path, cls: type[JobConfig] | 
         config = model.model_validate(dict(document))
     except ValidationError as error:
         raise ConfigError(explain(error, model)) from error
+    config.section("index").target()  # an impossible cell, or one that its space group does not allow
     return _absolute(config, base)
 
 

@@ -34,7 +34,7 @@ class Attempt:
     low_resolution: bool = False
 
 
-_FIRST = Attempt(64, (0,), 40, 12, 2)
+FIRST = Attempt(64, (0,), 40, 12, 2)
 _RETRIES = (
     Attempt(128, (0, 1), 120, 40, 4),
     Attempt(64, (0, 1, 2), 120, 40, 4, low_resolution=True),
@@ -59,7 +59,7 @@ class CellSearch(Algorithm):
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the tries in order."""
-        return (_FIRST, *_RETRIES[: self.retries])
+        return (FIRST, *_RETRIES[: self.retries])
 
     def search(self, q: Floats, weight: Floats, lattice: KnownLattice, attempt: Attempt, tolerance: float) -> Floats:
         """Return candidate primitive bases (k, 3, 3), rows in the order of ``lattice.reduced``, best first.
@@ -89,7 +89,7 @@ class CellSearch(Algorithm):
         lengths = np.linalg.norm(reference, axis=1)
         q_rms = math.sqrt(float(np.mean(np.einsum("ij,ij->i", q, q))))
         directions = half_sphere(self.coverage / (float(lengths[0]) * q_rms))
-        q32, w32 = _padded(q, weight)
+        q32, w32 = padded(q, weight)
         score = np.empty(len(directions), dtype=np.float32)
         score_directions(directions, float(lengths[0]), q32, w32, score)
         n_refined = min(attempt.n_refined, len(score) - 1)
@@ -128,7 +128,7 @@ def _choose(q: Floats, attempt: Attempt) -> NDArray[np.int64]:
     return np.sort(np.argsort(np.einsum("ij,ij->i", q, q), kind="stable")[:n])
 
 
-def _padded(q: Floats, weight: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def padded(q: Floats, weight: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return q as (3, m) and weights (m,) in single precision, m a multiple of 16, padded with weight 0."""
     m = -(-len(q) // 16) * 16
     q32, w32 = np.zeros((3, m), dtype=np.float32), np.zeros(m, dtype=np.float32)
