@@ -170,14 +170,23 @@ def lattice_characters() -> tuple[LatticeCharacter, ...]:
 
 
 @lru_cache(maxsize=1)
-def _candidate_transforms() -> NDArray[np.int64]:
-    """Return all (n, 3, 3) matrices of determinant 1 with entries -1, 0, 1."""
+def _candidate_transforms() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return all (n, 3, 3) matrices of determinant 1 with entries -1, 0, 1; the rows they are made of; their rows' numbers."""
     rows = np.array(list(product((-1, 0, 1), repeat=3)), dtype=np.int64)
     rows = rows[np.any(rows != 0, axis=1)]
     triples = np.array(list(permutations(range(len(rows)), 3)))
     matrices = rows[triples]
     determinant = np.rint(np.linalg.det(matrices)).astype(np.int64)
-    return np.ascontiguousarray(matrices[determinant == 1])
+    chosen = determinant == 1
+    return np.ascontiguousarray(matrices[chosen]), rows, np.ascontiguousarray(triples[chosen])
+
+
+_SIX = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+
+@lru_cache(maxsize=1)
+def _projectors() -> Floats:
+    return np.array([character.projector for character in lattice_characters()])
 
 
 def nearly_reduced(g: Floats, slack: float) -> NDArray[np.int64]:
@@ -186,13 +195,11 @@ def nearly_reduced(g: Floats, slack: float) -> NDArray[np.int64]:
     Errors of measurement decide which of them is the reduced one; a symmetry may show in another. The signs are those of a
     reduced form (products all positive, or none), to the same slack.
     """
-    transforms = _candidate_transforms()
-    rows = np.array(list(product((-1, 0, 1), repeat=3)), dtype=np.int64)
-    norm = np.sqrt(np.einsum("ni,ij,nj->n", rows, g, rows))
-    lengths = np.sqrt(np.diag(g)) * (1.0 + slack)
-    code = (transforms + 1) @ np.array([9, 3, 1])
-    short = np.all(norm[code] <= lengths, axis=1)
-    transforms = transforms[short]
+    transforms, rows, numbers = _candidate_transforms()
+    norm = np.sqrt(np.sum(rows @ g * rows, axis=1))
+    short = norm[:, None] <= np.sqrt(np.diag(g)) * (1.0 + slack)
+    chosen = short[numbers[:, 0], 0] & short[numbers[:, 1], 1] & short[numbers[:, 2], 2]
+    transforms = transforms[chosen].astype(np.float64)
     forms = transforms @ g @ transforms.transpose(0, 2, 1)
     scale = np.sqrt(np.einsum("nii->ni", forms))
     cosines = np.stack(
@@ -207,45 +214,78 @@ def nearly_reduced(g: Floats, slack: float) -> NDArray[np.int64]:
     return np.asarray(transforms[kept], dtype=np.int64)
 
 
-def bravais_fits(basis: ArrayLike, max_penalty: float = 999.0, slack: float = 0.03) -> tuple[BravaisFit, ...]:
-    """Return how the lattice of a primitive basis (rows a, b, c) fits each of the 44 characters, the smallest penalty first.
+class LatticeFits:
+    """How the lattice of a primitive basis (rows a, b, c) fits the Bravais lattices; each is worked out when asked for.
 
-    ``slack`` is the relative error of lengths within which other bases than the Niggli-reduced one are tried. Characters whose
-    penalty is above ``max_penalty`` are left out.
+    ``slack`` is the relative error of lengths within which other bases than the Niggli-reduced one are tried.
     """
-    reduced, t0 = reduced_basis(basis)
-    g = reduced @ reduced.T
-    bases = nearly_reduced(g, slack)
-    forms = bases @ g @ bases.transpose(0, 2, 1)
-    scale = np.sqrt(np.einsum("nii->ni", forms))
-    sixes = np.stack([forms[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], axis=1)
-    size = np.stack([scale[:, i] * scale[:, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], axis=1)
-    found: list[BravaisFit] = []
-    for character in lattice_characters():
+
+    def __init__(self, basis: ArrayLike, slack: float = 0.03) -> None:
+        reduced, self._t0 = reduced_basis(basis)
+        self._g = reduced @ reduced.T
+        self._bases = nearly_reduced(self._g, slack)
+        forms = self._bases @ self._g @ self._bases.transpose(0, 2, 1)
+        scale = np.sqrt(np.einsum("nii->ni", forms))
+        sixes = np.stack([forms[:, i, j] for i, j in _SIX], axis=1)
+        size = np.stack([scale[:, i] * scale[:, j] for i, j in _SIX], axis=1)
+        projectors = _projectors()
+        self._off = np.max(np.abs(sixes - np.matmul(sixes, projectors)) / size, axis=2)
+
+    def character(self, index: int, max_penalty: float) -> BravaisFit | None:
+        """Return the fit to a row of the table (from 0), None if its penalty is above ``max_penalty``."""
+        character = lattice_characters()[index]
         if character.bravais == "aP":
-            if character.positive == bool(np.all(g[np.triu_indices(3, 1)] > 0)):
-                found.append(BravaisFit("aP", character.number, 0.0, t0, cell_of_metric(g)))
-            continue
-        off = np.max(np.abs(sixes - sixes @ character.projector) / size, axis=1)
+            if character.positive != bool(np.all(self._g[np.triu_indices(3, 1)] > 0)):
+                return None
+            return BravaisFit("aP", character.number, 0.0, self._t0, cell_of_metric(self._g))
+        off = self._off[index]
         best: BravaisFit | None = None
         for k in np.argsort(off, kind="stable")[:4]:
             if off[k] > 0.06 * max_penalty / 100.0:
                 break
-            transform = character.transform @ bases[k]
-            if character.bravais[0] == "m":
-                transform = _obtuse(transform, g)
-            penalty, cell = distortion(transform @ g @ transform.T, GROUPS[character.bravais])
-            if best is None or penalty < best.penalty - 1e-9:
-                best = BravaisFit(character.bravais, character.number, penalty, transform @ t0, cell)
-        if best is not None and best.penalty <= max_penalty:
-            found.append(best)
+            transform = _standard(character.transform @ self._bases[k], self._g, character.bravais)
+            penalty, cell = distortion(transform @ self._g @ transform.T, GROUPS[character.bravais])
+            if penalty <= max_penalty and (best is None or penalty < best.penalty - 1e-9):
+                best = BravaisFit(character.bravais, character.number, penalty, transform @ self._t0, cell)
+        return best
+
+    def bravais(self, name: str, max_penalty: float) -> BravaisFit | None:
+        """Return the best fit to a Bravais lattice such as ``tP``, None if its penalty is above ``max_penalty``."""
+        indices = [k for k, character in enumerate(lattice_characters()) if character.bravais == name]
+        fits = [fit for k in indices if (fit := self.character(k, max_penalty)) is not None]
+        return min(fits, key=lambda fit: fit.penalty, default=None)
+
+    def highest(self, max_penalty: float) -> BravaisFit:
+        """Return the fit of highest symmetry with a penalty of at most ``max_penalty``."""
+        for name in HIGHEST_FIRST:
+            fit = self.bravais(name, max_penalty)
+            if fit is not None:
+                return fit
+        raise AssertionError("every lattice is triclinic")
+
+
+def bravais_fits(basis: ArrayLike, max_penalty: float = 999.0, slack: float = 0.03) -> tuple[BravaisFit, ...]:
+    """Return how the lattice of a primitive basis fits each of the 44 characters, the smallest penalty first.
+
+    Characters whose penalty is above ``max_penalty`` are left out.
+    """
+    fits = LatticeFits(basis, slack)
+    found = [fit for k in range(len(lattice_characters())) if (fit := fits.character(k, max_penalty)) is not None]
     return tuple(sorted(found, key=lambda fit: fit.penalty))
 
 
-def _obtuse(transform: NDArray[np.int64], g: Floats) -> NDArray[np.int64]:
-    """Return the conventional basis turned about b so that β is not acute (no matter where it is 90 degrees)."""
-    beta = transform[0] @ g @ transform[2]
-    return transform * np.array([[-1], [-1], [1]]) if beta > 0 and abs(beta) > 1e-9 * np.trace(g) else transform
+def _standard(transform: NDArray[np.int64], g: Floats, bravais: str) -> NDArray[np.int64]:
+    """Return the conventional basis with β not acute (monoclinic), a ≤ b ≤ c (orthorhombic; a ≤ b where C-centred)."""
+    if bravais[0] == "m":
+        beta = transform[0] @ g @ transform[2]
+        return transform * np.array([[-1], [-1], [1]]) if beta > 0 else transform
+    if bravais[0] != "o":
+        return transform
+    length = np.einsum("ij,jk,ik->i", transform, g, transform)
+    if bravais == "oC":
+        length[2] = np.inf
+    ordered = transform[np.argsort(length, kind="stable")]
+    return ordered if round(float(np.linalg.det(ordered))) > 0 else ordered * np.array([[1], [1], [-1]])
 
 
 def distortion(metric: Floats, group: str) -> tuple[float, Cell]:

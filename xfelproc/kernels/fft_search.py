@@ -68,10 +68,11 @@ def refine_free_vectors(
     n = vectors.shape[0]
     refined = vectors.copy()
     score = np.empty(n)
+    columns = np.ascontiguousarray(q.T)
     for i in range(n):
         v = refined[i]
         length = math.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
-        score[i] = refine_vector(v, q, weight, length, (0.05 / (stretch * length)) ** 2, n_iterations)
+        score[i] = refine_vector(v, columns, weight, length, (0.05 / (stretch * length)) ** 2, n_iterations)
     kept = np.empty((min(n_keep, n), 3))
     kept_score = np.empty(kept.shape[0])
     count = 0

@@ -34,6 +34,8 @@ class Attempt:
     low_resolution: bool = False
 
 
+_ENOUGH = 0.75
+"""A candidate that explains so much of the weight ends the search (one, less the squared distances in tolerances, a spot)."""
 FIRST = Attempt(64, (0,), 40, 12, 2)
 _RETRIES = (
     Attempt(128, (0, 1), 120, 40, 4),
@@ -76,7 +78,7 @@ class CellSearch(Algorithm):
         for axis in attempt.axes:
             order = np.roll(np.arange(3), -axis)
             turned = np.ascontiguousarray(reference[order])
-            bases, scores = self._from_axis(q_used, w_used, turned, attempt, tolerances)
+            bases, scores = self._from_axis(q_used, w_used, turned, attempt, tolerances, lattice.two_senses[axis])
             found.append(bases[:, np.argsort(order)])
             marks.append(scores)
         score = np.concatenate(marks)
@@ -84,7 +86,7 @@ class CellSearch(Algorithm):
         return np.concatenate(found)[best[score[best] > 0]]
 
     def _from_axis(
-        self, q: Floats, weight: Floats, reference: Floats, attempt: Attempt, tolerances: Floats
+        self, q: Floats, weight: Floats, reference: Floats, attempt: Attempt, tolerances: Floats, both: bool
     ) -> tuple[Floats, Floats]:
         lengths = np.linalg.norm(reference, axis=1)
         q_rms = math.sqrt(float(np.mean(np.einsum("ij,ij->i", q, q))))
@@ -105,7 +107,19 @@ class CellSearch(Algorithm):
             attempt.n_axes,
         )
         n_steps = int(2.0 * math.pi * float(lengths[1]) * q_rms / self.coverage) + 16
-        return complete_bases(axes, reference, q, weight, n_steps, attempt.n_rotations, stiffness, tolerances, self.shape_sigma)
+        return complete_bases(
+            axes,
+            reference,
+            q,
+            weight,
+            n_steps,
+            attempt.n_rotations,
+            both,
+            stiffness,
+            tolerances,
+            self.shape_sigma,
+            _ENOUGH,
+        )
 
     def polish(self, basis: Floats, q: Floats, weight: Floats, lattice: KnownLattice, tolerance: float) -> Floats:
         """Return the basis fitted to all spots near it."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
 import scipy.fft
-from numpy.typing import NDArray
 from pydantic import Field
 
 from xfelproc.algorithms.indexing.cell_search import half_sphere, padded
@@ -17,7 +17,9 @@ from xfelproc.kernels.fft_search import project_spots, refine_free_vectors, spec
 from xfelproc.kernels.lattice_search import fit_lattice, lattice_distances
 from xfelproc.models.parameters import Algorithm
 
-_THRESHOLDS = (0.9, 0.8, 0.65, 0.5)
+_THRESHOLDS = (0.8, 0.9, 0.65, 0.5)
+_SHORT = 100.0  # Å: most primitive cells have no longer axis, and short transforms are quick
+_BLOCK = 256
 _FREE = 0.3  # relative σ of axes without a known cell
 
 
@@ -31,49 +33,52 @@ class Fft1d(Algorithm):
     min_axis: Annotated[float, Field(gt=1, le=100, description="Shortest axis of the primitive reduced cell looked for, Å")] = 4.0
     step: Annotated[float, Field(gt=0.2, le=4, description="Step between directions, degrees")] = 2.0
     max_spots: Annotated[int, Field(ge=16, le=2000, description="Strongest spots used for the search")] = 128
-    n_candidates: Annotated[int, Field(ge=20, le=20000, description="Peaks of the transforms that are refined")] = 800
+    n_candidates: Annotated[int, Field(ge=20, le=20000, description="Peaks of the transforms that are refined")] = 500
 
-    def search(self, q: Floats, weight: Floats, tolerance: float) -> list[Floats]:
-        """Return candidate primitive reduced bases (rows a, b, c).
+    def search(self, q: Floats, weight: Floats, tolerance: float) -> Iterator[Floats]:
+        """Yield candidate primitive reduced bases (rows a, b, c): first from short axes, then from all allowed.
 
         ``q`` (n, 3) in 1/Å and ``weight`` (n,), strongest spot first; ``tolerance`` in 1/Å.
         """
         n = min(self.max_spots, len(q))
         q_used, w_used = np.ascontiguousarray(q[:n]), np.ascontiguousarray(weight[:n])
-        vectors = self._peaks(q_used, w_used)
-        if len(vectors) == 0:
-            return []
-        vectors, scores = refine_free_vectors(vectors, q_used, w_used, 0.05, 4, self.min_axis, 60)
-        bases: list[Floats] = []
-        for threshold in _THRESHOLDS:
-            basis = shortest_basis(vectors[scores >= threshold * scores[0]])
-            if basis is None:
+        few = min(n, 64)
+        for longest in sorted({min(_SHORT, self.max_axis), self.max_axis}):
+            vectors = self._peaks(q_used, w_used, longest)
+            if len(vectors) == 0:
                 continue
-            fitted = self.polish(basis, q_used, w_used, tolerance)
-            if not any(np.allclose(fitted, other, atol=0.02 * self.min_axis) for other in bases):
-                bases.append(fitted)
-        return bases
+            vectors, _ = refine_free_vectors(vectors, q_used[:few], w_used[:few], 0.05, 2, self.min_axis, 150)
+            vectors, scores = refine_free_vectors(vectors, q_used, w_used, 0.05, 3, self.min_axis, 60)
+            bases: list[Floats] = []
+            for threshold in _THRESHOLDS:
+                basis = shortest_basis(vectors[scores >= threshold * scores[0]])
+                if basis is None or any(np.allclose(basis, other) for other in bases):
+                    continue
+                bases.append(basis)
+                yield self.polish(basis, q_used, w_used, tolerance)
 
-    def _peaks(self, q: Floats, weight: Floats) -> Floats:
-        """Return the vectors (k, 3) of the strongest peaks of the transforms."""
+    def _peaks(self, q: Floats, weight: Floats, longest: float) -> Floats:
+        """Return the vectors (k, 3) of the strongest peaks of the transforms up to a length."""
         length = np.linalg.norm(q, axis=1)
         q_limit = 1.02 * float(np.max(length))
-        n_bins = scipy.fft.next_fast_len(max(64, math.ceil(4.0 * q_limit * self.max_axis)), real=True)
-        n_bins += n_bins % 2
+        n_bins = 2 * scipy.fft.next_fast_len(max(32, math.ceil(2.0 * q_limit * longest)), real=True)
         directions = half_sphere(math.radians(self.step))
-        q32, w32 = padded(q, weight)
-        histograms = np.empty((len(directions), n_bins), dtype=np.float32)
-        project_spots(directions, q32, w32, q_limit, histograms)
-        spectra = scipy.fft.rfft(histograms, axis=1, overwrite_x=True)
         step = 1.0 / (2.0 * q_limit)
         shortest = max(self.min_axis, 1.2 / math.sqrt(float(np.mean(length**2))))
         first = max(2, math.ceil(shortest / step))
-        last = min(n_bins // 2 - 1, math.ceil(self.max_axis / step) + 1)
-        peak = np.empty((len(directions), 2), dtype=np.int64)
-        power = np.empty((len(directions), 2), dtype=np.float32)
+        last = min(n_bins // 2 - 1, math.ceil(longest / step) + 1)
         if last <= first:
             return np.empty((0, 3))
-        spectrum_peaks(spectra.view(np.float32), first, last, peak, power)
+        q32, w32 = padded(q, weight)
+        peak = np.empty((len(directions), 2), dtype=np.int64)
+        power = np.empty((len(directions), 2), dtype=np.float32)
+        histograms = np.empty((_BLOCK, n_bins), dtype=np.float32)
+        for start in range(0, len(directions), _BLOCK):  # blocks stay in the cache
+            part = slice(start, min(start + _BLOCK, len(directions)))
+            rows = histograms[: part.stop - start]
+            project_spots(directions[part], q32, w32, q_limit, rows)
+            spectra = scipy.fft.rfft(rows, axis=1)
+            spectrum_peaks(spectra.view(np.float32), first, last, peak[part], power[part])
         flat = power.ravel()
         n_kept = min(self.n_candidates, len(flat) - 1)
         top = np.argpartition(-flat, n_kept)[:n_kept]
@@ -113,19 +118,17 @@ def shortest_basis(vectors: Floats) -> Floats | None:
     return None
 
 
-def _sublattices() -> tuple[tuple[NDArray[np.int64], int], ...]:
-    """Return the congruences c · hkl ≡ 0 (mod p) that leave a sublattice of reciprocal space, p = 2 and 3."""
+def _sublattices() -> Floats:
+    """Return (c0, c1, c2, p): the congruences c · hkl ≡ 0 (mod p) that leave a sublattice of reciprocal space, p = 2 and 3."""
     found = []
     for p in (2, 3):
-        grid = np.stack(np.meshgrid(*[np.arange(p)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-        for c in grid[1:]:
-            leading = c[np.flatnonzero(c)[0]]
-            if leading == 1:
-                found.append((c, p))
-    return tuple(found)
+        for c in np.ndindex(p, p, p):
+            if any(c) and next(v for v in c if v) == 1:
+                found.append((*c, p))
+    return np.array(found, dtype=np.float64)
 
 
-_CONGRUENCES = _sublattices()
+_COEFFICIENTS, _MODULI = _sublattices()[:, :3], _sublattices()[:, 3]
 
 
 def undo_multiple(basis: Floats, q: Floats, tolerance: float) -> Floats | None:
@@ -137,11 +140,10 @@ def undo_multiple(basis: Floats, q: Floats, tolerance: float) -> Floats | None:
     used = hkl[(distance < tolerance) & (fraction < 0.3)].astype(np.int64)
     if len(used) < 6:
         return None
-    for c, p in _CONGRUENCES:
-        if np.count_nonzero((used @ c) % p == 0) >= 0.93 * len(used):
-            extra = (c @ basis) / p
-            k = int(np.flatnonzero(c)[0])
-            finer = basis.copy()
-            finer[k] = extra
-            return np.ascontiguousarray(reduced_basis(finer)[0])
+    obeyed = np.count_nonzero((used.astype(np.float64) @ _COEFFICIENTS.T) % _MODULI == 0, axis=0)
+    for k in np.flatnonzero(obeyed >= 0.93 * len(used))[:1]:
+        c = _COEFFICIENTS[k]
+        finer = basis.copy()
+        finer[int(np.flatnonzero(c)[0])] = c @ basis / _MODULI[k]
+        return np.ascontiguousarray(reduced_basis(finer)[0])
     return None

@@ -170,6 +170,8 @@ class Index(Parameters):
             solution = self._examine(spots, fitted, lattice, found)
             if solution.better_than(best):
                 best = solution
+            if not _doubtful(solution):
+                break
         return best
 
     def _find_shifted(
@@ -204,6 +206,8 @@ class Index(Parameters):
             solution = self._examine_free(spots, search.polish(basis, spots.q, spots.weight, self.tolerance), target, found)
             if solution.better_than(best):
                 best = solution
+            if not _doubtful(solution):
+                break
         return best
 
     def _find_by_transforms(
@@ -217,6 +221,8 @@ class Index(Parameters):
             solution = self._examine(spots, fitted if matched is None else matched, lattice, found)
             if solution.better_than(best):
                 best = solution
+            if not _doubtful(solution):
+                break
         return best
 
     def _examine(self, spots: SpotVectors, basis: Floats, lattice: KnownLattice, found: list[Solution]) -> Solution:

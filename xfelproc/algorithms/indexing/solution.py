@@ -10,7 +10,7 @@ from xfelproc.algorithms.indexing.judge import Verdict
 from xfelproc.algorithms.indexing.target import KnownLattice
 from xfelproc.algorithms.indexing.vectors import SpotVectors
 from xfelproc.geometry.cells import Floats
-from xfelproc.geometry.lattice_characters import HIGHEST_FIRST, bravais_fits, bravais_of, nearly_reduced
+from xfelproc.geometry.lattice_characters import LatticeFits, bravais_of, nearly_reduced
 from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation, symmetrized_orientation
 from xfelproc.geometry.reduction import cell_of, reduced_basis
 from xfelproc.models.experiment import Crystal, as_matrix
@@ -79,23 +79,21 @@ def conventional_basis(basis: Floats, group: str | None, max_penalty: float) -> 
     The lattice must fit the Bravais type of ``group`` within ``max_penalty`` (percent or degrees, times 100); without a group the
     highest symmetry within it is proposed.
     """
-    fits = bravais_fits(basis, 999.0 if group else max_penalty)
+    fits = LatticeFits(basis)
     if group is None:
-        for bravais in HIGHEST_FIRST:
-            for fit in fits:
-                if fit.bravais == bravais:
-                    return fit.transform @ basis, fit.space_group, ""
-    wanted = bravais_of(group or "P 1")
-    for fit in fits:
-        if fit.bravais == wanted:
-            complaint = ""
-            if fit.penalty > max_penalty:
-                complaint = (
-                    f"a lattice was found, but it is not {wanted}: imposing {group} would distort its cell "
-                    f"{cell_text(cell_of(fit.transform @ basis))} by {fit.penalty / 100:.1f} % or degrees"
-                )
-            return fit.transform @ basis, group or "P 1", complaint
-    return basis, "P 1", f"a lattice was found, {cell_text(cell_of(basis))}, but it is far from {wanted}, which {group} demands"
+        proposal = fits.highest(max_penalty)
+        return proposal.transform @ basis, proposal.space_group, ""
+    wanted = bravais_of(group)
+    fit = fits.bravais(wanted, 998.0)
+    if fit is None:
+        return basis, "P 1", f"a lattice was found, {cell_text(cell_of(basis))}, but it is far from {wanted}, which {group} demands"
+    complaint = ""
+    if fit.penalty > max_penalty:
+        complaint = (
+            f"a lattice was found, but imposing {group} would distort its cell {cell_text(cell_of(fit.transform @ basis))} "
+            f"by {fit.penalty / 100:.1f} % or degrees"
+        )
+    return fit.transform @ basis, group, complaint
 
 
 def cell_complaint(cell: Cell, target: Cell, length_tolerance: float, angle_tolerance: float) -> str:

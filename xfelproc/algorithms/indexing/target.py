@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -28,6 +28,12 @@ class KnownLattice:
     reduced: Floats
     to_conventional: Floats
     rotations: Floats
+
+    @cached_property
+    def two_senses(self) -> tuple[bool, bool, bool]:
+        """For each reduced axis, whether no rotation of the lattice reverses it."""
+        reverses = [any(np.array_equal(m[k], -np.eye(3)[k]) for m in self.rotations) for k in range(3)]
+        return (not reverses[0], not reverses[1], not reverses[2])
 
     @property
     def volume(self) -> float:
