@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
 from xfelproc.io.sources import imgcif
-from xfelproc.io.sources.cbf import BinarySection, CbfHeader, read_header, read_sections
+from xfelproc.io.sources.cbf import WIDER, BinarySection, CbfHeader, read_header, read_sections
 from xfelproc.io.sources.header import Header, with_sensor
 from xfelproc.io.sources.image import ImageSource, frame_number
 from xfelproc.io.sources.minicbf import parse_comments, read_comments, trusted_range
@@ -47,7 +47,8 @@ class CbfSource(ImageSource):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the pixels."""
-        return np.dtype(self._open().header.sections[0].dtype)
+        stored = self._open().header.sections[0].dtype
+        return np.dtype(WIDER.get(stored, stored))
 
     def _open(self) -> _Opened:
         if self._opened is None:
@@ -114,7 +115,7 @@ class CbfSource(ImageSource):
                 f"its arrays differ in width {sorted(widths)} or type {sorted(types)}: convert it to one array", self.path
             )
         heights = [section.shape[0] * section.shape[1] for section in sections]
-        shape, dtype = (sum(heights), widths.pop()), np.dtype(types.pop())
+        shape, dtype = (sum(heights), widths.pop()), self.dtype
         if self._slab is None or self._slab.shape != shape or self._slab.dtype != dtype:
             self._slab = np.empty(shape, dtype=dtype)
         tops = np.concatenate([[0], np.cumsum(heights)])

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.errors import DataError
+from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
 from xfelproc.io.sources.header import Header
-from xfelproc.io.sources.masks import build_mask, describe_mask, to_stack
+from xfelproc.io.sources.masks import build_mask, describe_mask, slab_shape, stack_shapes, to_stack
 from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Detector, Experiment
@@ -62,7 +62,10 @@ class ImageSource(FrameSource):
 
     @abstractmethod
     def read_pixels(self, index: int) -> NDArray[Any]:
-        """Return the pixels of frame ``index``: the stack, or a slab (slow, fast) that holds all panels."""
+        """Return the pixels of frame ``index``: the stack, or a slab (slow, fast) that holds all panels.
+
+        What is read-only or of another type than `dtype` is copied into a buffer that is used again.
+        """
 
     def header_experiment(self, index: int, header: Header) -> Experiment:
         """Return the header's models of frame ``index``; only scans differ from frame to frame."""
@@ -115,18 +118,23 @@ class ImageSource(FrameSource):
         detector = experiment.detector
         try:
             raw = self.read_pixels(index)
-            stack = to_stack(raw, detector, self._stack(prepared, detector, raw.dtype))
+            buffer = self._buffer(prepared, detector, raw)
+            stack = to_stack(raw, detector, buffer)
+            if stack is not buffer and buffer is not None:
+                np.copyto(buffer, stack)
+                stack = buffer
         except DataError as error:
             raise DataError(error.message, self.path, index) from error
         except ValueError as error:
             raise DataError(f"{error}: give the geometry of this detector", self.path, index) from error
         return Frame(FrameRef(source, index), stack, self.static_mask(), detector.trusted_ranges, detector, experiment.beam)
 
-    def _stack(self, prepared: _Prepared, detector: Detector, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        if len(detector) == 1:
+    def _buffer(self, prepared: _Prepared, detector: Detector, raw: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the stack to fill, the same each time; None where the pixels can stay where they were read to."""
+        if raw.flags.writeable and raw.dtype == self.dtype and len(detector) == 1:
             return None
-        if prepared.stack is None or prepared.stack.dtype != dtype:
-            prepared.stack = np.zeros(detector.stack_shape, dtype=dtype)
+        if prepared.stack is None:
+            prepared.stack = np.zeros(detector.stack_shape, dtype=self.dtype)
         return prepared.stack
 
     def _check(self, index: int) -> None:
@@ -139,6 +147,12 @@ class ImageSource(FrameSource):
             own = header.experiment
             reference = load_reference(self.settings)
             experiment = apply_settings(own, self.settings, reference)
+            shapes, shape = stack_shapes(experiment.detector), slab_shape(own.detector)
+            if shape not in shapes:
+                raise ConfigError(
+                    f"geometry {self.settings.geometry} is of {' or '.join(str(s) for s in shapes)} pixels, "
+                    f"the frames of {self.path} have {shape}: give the geometry of this detector"
+                )
             missing = list(header.missing)
             if reference is not None:
                 missing = []
