@@ -163,5 +163,9 @@ def _run_stages(session: Session, stages: tuple[RecipeStage, ...]) -> Outcome:
             f"{failed} of {total} frames failed, more than execution.max_failed = {session.config.execution.max_failed:g} allows; "
             "the results of all others are kept"
         )
+    record = session.directory.read_json("merge.json")
+    if record is not None and record["empty"] and any(stage.name == "merge" for stage in stages):
+        code = 1
+        messages += record["warnings"]
     session.journal.write("end", counts=dict(counts), exit_code=code)
     return Outcome(counts, code, (*messages,))

@@ -55,19 +55,12 @@ def _cells(session: Session, units: int) -> NDArray[np.float64]:
 
 def _record(session: Session, lineage: str, cells: NDArray[np.float64], manifest: Manifest, tried: int) -> dict[str, Any]:
     frames = int(manifest.offsets[tried])
-    record: dict[str, Any] = {
-        "lineage": lineage,
-        "frames": frames,
-        "lattices": len(cells),
-        "cell": None,
-        "space_group": None,
-        "clusters": [],
-    }
+    record: dict[str, Any] = {"lineage": lineage, "frames": frames, "lattices": len(cells)}
+    record |= {"cell": None, "space_group": None, "clusters": []}
     consensus: Any = import_module("xfelproc.algorithms.symmetry.consensus").find_consensus(cells) if len(cells) else None
     if consensus is None:
         session.warn(
-            f"no cell was given and none was found: {len(cells)} of {frames} frames could be indexed; every frame is indexed by itself. "
-            "Give index.cell if it is known, or check distance, beam centre and wavelength"
+            f"no cell was given and none was found: {len(cells)} of {frames} frames could be indexed; every frame is indexed by "
+            "itself. Give index.cell if it is known, or check distance, beam centre and wavelength"
         )
-        return record
     return record
