@@ -28,7 +28,7 @@ class Input(SourceSettings):
     files: Annotated[
         tuple[str, ...],
         BeforeValidator(_one_or_many),
-        Field(min_length=1, description="files or patterns of files with frames, relative to the job file"),
+        Field(min_length=1, description="files, patterns, folders or @lists of files with frames, relative to the job file"),
     ]
     frames: Annotated[
         str | tuple[int, ...] | None,
@@ -182,6 +182,8 @@ def make_config(document: Mapping[str, Any], base: Path, cls: type[JobConfig] | 
 
 def _absolute(config: JobConfig, base: Path) -> JobConfig:
     def absolute(name: str) -> str:
+        if name.startswith("@"):  # a list of files
+            return f"@{absolute(name[1:])}"
         return str((base / Path(name).expanduser()).absolute())
 
     given = config.input
