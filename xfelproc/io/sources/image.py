@@ -15,7 +15,14 @@ from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
 from xfelproc.io.sources.header import Header
 from xfelproc.io.sources.masks import build_mask, describe_mask, slab_shape, stack_shapes, to_stack
-from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference
+from xfelproc.io.sources.overrides import (
+    UNSET_DISTANCE,
+    apply_settings,
+    describe_overrides,
+    detector_distance,
+    load_reference,
+    unused_of,
+)
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Detector, Experiment
 from xfelproc.models.frames import Frame, FrameRef
@@ -35,6 +42,7 @@ class _Prepared:
     header: Header
     experiment: Experiment
     missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     mask: NDArray[np.uint8] | None = None
     stack: NDArray[Any] | None = None
 
@@ -92,8 +100,10 @@ class ImageSource(FrameSource):
         """Return what is in the file, without reading pixels."""
         prepared = self._prepare()
         notes = [f"{name} not stated: set it in [input], or give a geometry file" for name in prepared.missing]
-        notes += [*prepared.header.notes, *describe_overrides(self.settings)]
-        mask = "; ".join(text for text in (prepared.header.mask, describe_mask(self.settings)) if text)
+        notes += [*prepared.header.notes, *describe_overrides(self.settings), *prepared.notes]
+        regions = sum(len(p.mask) for p in prepared.experiment.detector.panels)
+        own = f"{regions} untrusted rectangles of the geometry" if regions else ""
+        mask = "; ".join(text for text in (prepared.header.mask, own, describe_mask(self.settings)) if text)
         return SourceSummary(
             self.path, prepared.header.format, self.n_frames, str(self.dtype), prepared.experiment, mask, tuple(notes)
         )
@@ -147,20 +157,22 @@ class ImageSource(FrameSource):
             own = header.experiment
             reference = load_reference(self.settings)
             experiment = apply_settings(own, self.settings, reference)
+            notes = () if reference is None else unused_of(reference, experiment)
             shapes, shape = stack_shapes(experiment.detector), slab_shape(own.detector)
             if shape not in shapes:
                 raise ConfigError(
                     f"geometry {self.settings.geometry} is of {' or '.join(str(s) for s in shapes)} pixels, "
                     f"the frames of {self.path} have {shape}: give the geometry of this detector"
                 )
-            missing = list(header.missing)
-            if reference is not None:
-                missing = []
-            if experiment.beam.wavelength > 0:
-                missing = [m for m in missing if m != "wavelength"]
-            elif "wavelength" not in missing:
-                missing.append("wavelength")
-            if self.settings.distance is not None:
-                missing = [m for m in missing if m != "distance"]
-            self._prepared = _Prepared(header, experiment, tuple(missing))
+            self._prepared = _Prepared(header, experiment, _missing(header, experiment, reference is not None), notes)
         return self._prepared
+
+
+def _missing(header: Header, experiment: Experiment, has_reference: bool) -> tuple[str, ...]:
+    """Return what neither header nor settings nor geometry file state."""
+    missing = [] if has_reference else [name for name in header.missing if name == "pixel size"]
+    if abs(detector_distance(experiment.detector, experiment.beam)) < UNSET_DISTANCE:
+        missing.append("distance")
+    if not experiment.beam.wavelength > 0:
+        missing.append("wavelength")
+    return tuple(missing)
