@@ -41,16 +41,23 @@ def test_wrapped_files_open_as_they_are_whatever_their_name(tmp_path: Path, suff
     assert np.array_equal(open_source(tmp_path / "misnamed.txt").read(0).pixels[0], PIXELS)
 
 
-def test_pixels_live_in_one_buffer_and_sources_can_be_pickled(tmp_path: Path) -> None:
+def test_memory_is_used_again_and_sources_can_be_pickled(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "a.cbf", mini_cbf(PIXELS)))
     first = source.read(0)
-    assert np.shares_memory(first.pixels, source.read(0).pixels)
+    second = source.read(0)
+    assert not np.shares_memory(first.pixels, second.pixels)
+    place = second.pixels.ctypes.data
+    del second
+    assert source.read(0).pixels.ctypes.data == place
     assert first.pixels.flags.writeable
     assert not first.mask.flags.writeable
     copy = pickle.loads(pickle.dumps(source))
     assert np.array_equal(copy.read(0).pixels, first.pixels)
     assert copy.experiment(0) == source.experiment(0)
     assert source.experiment(0).detector is first.detector
+    again = open_source(source.path).read(0)
+    assert again.detector is first.detector
+    assert again.mask is first.mask
 
 
 def test_there_is_one_frame(tmp_path: Path) -> None:

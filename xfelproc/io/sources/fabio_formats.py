@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
-from xfelproc.io.sources.compression import check_file, read_all, wrapper_of
+from xfelproc.io.sources.compression import check_file, is_wrapped, read_all
 from xfelproc.io.sources.header import Header, facing_detector
 from xfelproc.io.sources.image import ImageSource, frame_number
 from xfelproc.io.sources.settings import SourceSettings
@@ -26,9 +26,7 @@ _ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError,
 @contextmanager
 def _unwrapped(path: Path) -> Iterator[Path]:
     """Give a plain file: the path itself, or an unwrapped copy under its own suffix, removed afterwards."""
-    with path.open("rb") as file:
-        wrapped = bool(wrapper_of(file.read(8)))
-    if not wrapped:
+    if not is_wrapped(path):
         yield path
         return
     with tempfile.NamedTemporaryFile(suffix="_" + path.stem) as copy:

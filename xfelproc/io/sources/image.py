@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
+from xfelproc.io.sources.buffers import POOL
 from xfelproc.io.sources.header import Header
 from xfelproc.io.sources.masks import build_mask, describe_mask, slab_shape, stack_shapes, to_stack
 from xfelproc.io.sources.overrides import (
@@ -44,7 +46,17 @@ class _Prepared:
     missing: tuple[str, ...]
     notes: tuple[str, ...] = ()
     mask: NDArray[np.uint8] | None = None
-    stack: NDArray[Any] | None = None
+
+
+@lru_cache(maxsize=8)
+def _same_detector(detector: Detector) -> Detector:
+    """Return the first detector that was equal to this one."""
+    return detector
+
+
+@lru_cache(maxsize=2)
+def _static_mask(detector: Detector, settings: SourceSettings) -> NDArray[np.uint8]:
+    return build_mask(detector, settings)
 
 
 class ImageSource(FrameSource):
@@ -72,7 +84,7 @@ class ImageSource(FrameSource):
     def read_pixels(self, index: int) -> NDArray[Any]:
         """Return the pixels of frame ``index``: the stack, or a slab (slow, fast) that holds all panels.
 
-        What is read-only or of another type than `dtype` is copied into a buffer that is used again.
+        What is read-only or of another type than `dtype` is copied.
         """
 
     def header_experiment(self, index: int, header: Header) -> Experiment:
@@ -112,11 +124,11 @@ class ImageSource(FrameSource):
         """Return the mask common to all frames; read-only and cached."""
         prepared = self._prepare()
         if prepared.mask is None:
-            prepared.mask = build_mask(prepared.experiment.detector, self.settings)
+            prepared.mask = _static_mask(prepared.experiment.detector, self.settings)
         return prepared.mask
 
     def read(self, index: int, source: int = 0) -> Frame:
-        """Return frame ``index``; its pixels live in a buffer that the next read overwrites.
+        """Return frame ``index``; its pixels live in memory that is used again when nobody holds them.
 
         Raises
         ------
@@ -124,11 +136,10 @@ class ImageSource(FrameSource):
             If the frame cannot be read; names file and frame.
         """
         experiment = self.experiment(index)
-        prepared = self._prepare()
         detector = experiment.detector
         try:
             raw = self.read_pixels(index)
-            buffer = self._buffer(prepared, detector, raw)
+            buffer = self._buffer(detector, raw)
             stack = to_stack(raw, detector, buffer)
             if stack is not buffer and buffer is not None:
                 np.copyto(buffer, stack)
@@ -139,13 +150,14 @@ class ImageSource(FrameSource):
             raise DataError(f"{error}: give the geometry of this detector", self.path, index) from error
         return Frame(FrameRef(source, index), stack, self.static_mask(), detector.trusted_ranges, detector, experiment.beam)
 
-    def _buffer(self, prepared: _Prepared, detector: Detector, raw: NDArray[Any]) -> NDArray[Any] | None:
-        """Return the stack to fill, the same each time; None where the pixels can stay where they were read to."""
+    def _buffer(self, detector: Detector, raw: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the stack to fill; None where the pixels can stay where they were read to."""
         if raw.flags.writeable and raw.dtype == self.dtype and len(detector) == 1:
             return None
-        if prepared.stack is None:
-            prepared.stack = np.zeros(detector.stack_shape, dtype=self.dtype)
-        return prepared.stack
+        stack = POOL.take(detector.stack_shape, self.dtype)
+        if any(p.image_size != detector.panels[0].image_size for p in detector.panels):
+            stack.fill(0)  # padding
+        return stack
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.n_frames:
@@ -164,6 +176,8 @@ class ImageSource(FrameSource):
                     f"geometry {self.settings.geometry} is of {' or '.join(str(s) for s in shapes)} pixels, "
                     f"the frames of {self.path} have {shape}: give the geometry of this detector"
                 )
+            # files of a series share one detector and one mask: what is worked out for it is found again
+            experiment = replace(experiment, detector=_same_detector(experiment.detector))
             self._prepared = _Prepared(header, experiment, _missing(header, experiment, reference is not None), notes)
         return self._prepared
 
