@@ -170,6 +170,8 @@ def strong_by_blocks(
     mean = np.empty(n_blocks, dtype=np.float64)
     variance = np.empty(n_blocks, dtype=np.float64)
     columns, difference, fill, threshold = work[3], work[4], work[5], work[6]
+    words = np.zeros((width + 7) // 8, dtype=np.uint64)
+    flags = words.view(np.uint8)
     skew = (n_sigma * n_sigma - 1.0) / 6.0
     n_found = 0
     for p in range(n_panels):
@@ -207,8 +209,9 @@ def strong_by_blocks(
                     below[1 : width + 1] = fill[:width]
                     below[0] = fill[0]
                     below[width + 1] = fill[width - 1]
+                offset = (p * height + y) * width
                 n_found = append_strong(
-                    work[0], work[1], work[2], columns, difference, threshold, (p * height + y) * width, n_found, out
+                    work[0], work[1], work[2], columns, difference, threshold, words, flags, offset, n_found, out
                 )
     return n_found
 
@@ -221,22 +224,27 @@ def append_strong(
     columns: NDArray[Any],
     difference: NDArray[Any],
     threshold: NDArray[Any],
+    words: NDArray[np.uint64],
+    flags: NDArray[np.uint8],
     offset: int,
     n_found: int,
     out: NDArray[np.int32],
 ) -> int:
-    """Append pixels whose 3 x 3 sum exceeds the threshold; loops are apart so that each of them is vectorised."""
+    """Append pixels whose 3 x 3 sum exceeds the threshold; ``flags`` are the bytes of ``words``, to look at eight at once.
+
+    The loops are apart so that each of them is vectorised.
+    """
     width = len(a) - 2
     for x in range(width + 2):
         columns[x] = a[x] + b[x] + c[x]
     for x in range(width):
         difference[x] = columns[x] + columns[x + 1] + columns[x + 2]
-    any_strong = np.int32(0)
     for x in range(width):
-        any_strong += np.int32(difference[x] > threshold[x])
-    if any_strong > 0:
-        for x in range(width):
-            if difference[x] > threshold[x]:
-                out[n_found] = offset + x
-                n_found += 1
+        flags[x] = difference[x] > threshold[x]
+    for word in range(len(words)):
+        if words[word] != 0:
+            for x in range(8 * word, min(8 * word + 8, width)):
+                if flags[x]:
+                    out[n_found] = offset + x
+                    n_found += 1
     return n_found

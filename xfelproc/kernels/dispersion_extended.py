@@ -45,9 +45,12 @@ def brighter_than_clean_mean(
     gain: float,
     n_strong: float,
     min_local: int,
+    threshold: float,
     out: NDArray[np.int32],
 ) -> int:
     """Keep candidates above ``mean + n_strong √(gain mean)``, the mean being that of a window without its signal (``state`` 2).
+
+    Nor are those kept that are not above ``threshold``.
 
     ``reach`` is half the window's width less one half, ``min_local`` the fewest pixels for a mean. ``out`` may be the array that
     holds the candidates. Returns the number kept.
@@ -70,7 +73,7 @@ def brighter_than_clean_mean(
         if n < min_local:
             continue
         mean = max(0.0, s / n)
-        if float(pixels[p, y, x]) > mean + n_strong * np.sqrt(gain * mean):
+        if float(pixels[p, y, x]) > max(threshold, mean + n_strong * np.sqrt(gain * mean)):
             out[n_found] = i
             n_found += 1
     return n_found

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from xfelproc.kernels.components import root_of
 
+MIN_PIXELS = 8
+"""Two maxima of 3 x 3 sums with a valley between them need as many pixels."""
+
 
 @njit(cache=True, nogil=True)
 def smoothed_count(pixels: NDArray[Any], mask: NDArray[np.uint8], limits: NDArray[Any], here: int) -> float:
@@ -18,14 +21,15 @@ def smoothed_count(pixels: NDArray[Any], mask: NDArray[np.uint8], limits: NDArra
     p = here // (width * height)
     y = (here // width) % height
     x = here % width
+    low, high, last = limits[p, 0], limits[p, 1], limits[p, 2]
     n = 0
     s = 0.0
     for yy in range(max(0, y - 1), min(height, y + 2)):
         for xx in range(max(0, x - 1), min(width, x + 2)):
             v = pixels[p, yy, xx]
-            if mask[p, yy, xx] == 0 and v >= limits[p, 0] and v <= limits[p, 2]:
+            if mask[p, yy, xx] == 0 and v >= low and v <= last:
                 n += 1
-                s += min(v, limits[p, 1])
+                s += min(v, high)
     return 9.0 * s / n if n > 0 else 0.0
 
 
@@ -148,7 +152,7 @@ def split_components(
     for c in range(n_components):
         split[c] = 0
         n = start[c + 1] - start[c]
-        if n < 4 or n > max_pixels:
+        if n < MIN_PIXELS or n > max_pixels:
             continue
         x0, x1 = width, 0
         for i in range(n):

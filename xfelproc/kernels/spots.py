@@ -26,12 +26,15 @@ def grow_components(
     index: NDArray[np.int32],
     order: NDArray[np.int32],
     start: NDArray[np.int32],
+    grow_below: int,
     state: NDArray[np.uint8],
     region: NDArray[np.int32],
     region_start: NDArray[np.int32],
     near_mask: NDArray[np.uint8],
 ) -> None:
-    """List the usable pixels of each component and those that touch it; a pixel belongs to the first that claims it.
+    """List the usable pixels of each component, and those that touch it if it has fewer pixels than ``grow_below``.
+
+    A pixel belongs to the first that claims it.
 
     The foot of a spot is below any threshold: without the pixels around, intensities would be too low, and the pixels of the rim
     would be chosen by their fluctuation, which the variances would not know of.
@@ -73,7 +76,7 @@ def grow_components(
                     v = pixels[p, yy, xx]
                     if mask[p, yy, xx] != 0 or not (v >= limits[p, 0] and v <= limits[p, 2]):
                         near_mask[c] = 1
-                    else:
+                    elif start[c + 1] - start[c] < grow_below:
                         state[there] = 2
                         region[n] = there
                         n += 1
@@ -91,14 +94,14 @@ def clear_state(state: NDArray[np.uint8], index: NDArray[np.int32], region: NDAr
 
 @njit(cache=True, nogil=True)
 def clipped_statistics(values: NDArray[np.float64], n: int) -> tuple[int, float, float]:
-    """Return the number and mean of ``values[:n]`` clipped three times at 3.5 σ, and the mean square of all about that mean.
+    """Return the number and mean of ``values[:n]`` clipped twice at 3.5 σ, and the mean square of all about that mean.
 
     The clip keeps the tails of unseen spots out of the background; the scatter keeps them, so that noise of heavy tails (hot
     pixels, fluorescence in integrating detectors) counts as what it is.
     """
     low, high = -np.inf, np.inf
     count, mean, variance = 0, 0.0, 0.0
-    for _ in range(4):
+    for _ in range(3):
         count = 0
         s = 0.0
         q = 0.0
@@ -136,11 +139,12 @@ def ring_background(
 ) -> tuple[int, float, float]:
     """Return number, mean and variance of the pixels of a rectangle (half open) that belong to no spot."""
     _, height, width = pixels.shape
+    low, high = limits[p, 0], limits[p, 1]
     n = 0
     for y in range(max(0, y0), min(height, y1)):
         for x in range(max(0, x0), min(width, x1)):
             v = pixels[p, y, x]
-            if state[(p * height + y) * width + x] == 0 and mask[p, y, x] == 0 and v >= limits[p, 0] and v <= limits[p, 1]:
+            if state[(p * height + y) * width + x] == 0 and mask[p, y, x] == 0 and v >= low and v <= high:
                 values[n] = v
                 n += 1
     return clipped_statistics(values, n)

@@ -15,8 +15,8 @@ CONSENSUS = "consensus.json"
 
 def user_target(session: Session) -> CellTarget:
     """Return what section ``[index]`` says."""
-    target: CellTarget = session.config.section("index").target()
-    return target
+    index = session.config.section("index")
+    return CellTarget(index.cell, index.space_group)
 
 
 def run_target(session: Session) -> CellTarget:

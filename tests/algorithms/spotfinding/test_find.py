@@ -59,7 +59,7 @@ def test_centroids_are_unbiased_and_variances_right() -> None:
     assert len(pull) > 3500
     assert np.abs(error.mean(axis=0)).max() < 4 * error.std() / np.sqrt(len(error))
     assert 0.85 < pull.std() < 1.15
-    assert abs(sums.mean()) < 0.25
+    assert abs(sums.mean()) < 0.35  # the foot of a spot is cut off
     assert 0.85 < sums.std() < 1.15
 
 

@@ -9,7 +9,7 @@ from xfelproc.kernels.pixels import pixel_limits
 from xfelproc.models.frames import Frame
 
 WINDOW = 10
-MAX_WINDOWS = 2048
+MAX_WINDOWS = 1024
 
 
 def estimate_gain(frame: Frame) -> float:
@@ -28,7 +28,8 @@ def estimate_gain(frame: Frame) -> float:
     n = window_dispersion(frame.pixels, frame.mask, pixel_limits(frame.pixels.dtype, frame.trusted), WINDOW, pitch, index)
     if n < 20:
         return float("nan")
-    values = index[:n]
-    q1, q3 = np.percentile(values, [25, 75])
+    values = np.sort(index[:n])
+    q1, q3 = values[n // 4], values[3 * n // 4]
     reach = 1.5 * (q3 - q1)
-    return float(np.median(values[(values >= q1 - reach) & (values <= q3 + reach)]))
+    first, last = np.searchsorted(values, [q1 - reach, q3 + reach])
+    return float(np.median(values[first:last]))

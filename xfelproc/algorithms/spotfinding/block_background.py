@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ class BlockBackground(Algorithm):
     is judged by its signal to noise over a local ring (``spots.min_snr``).
     """
 
+    GROW_BELOW: ClassVar[int] = 5
+    """Strong pixels are centres of 3 x 3 sums: all but weak spots reach no further than they do."""
     method: Literal["block_background"] = "block_background"
     block_size: Annotated[
         int, Field(ge=10, le=500, description="edge of the blocks in which the background is taken as flat, px")

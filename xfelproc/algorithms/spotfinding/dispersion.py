@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from xfelproc.models.parameters import Algorithm
 class Dispersion(Algorithm):
     """Pixels in windows of 7 x 7 that scatter more than counts do, and themselves above the window's mean."""
 
+    GROW_BELOW: ClassVar[int] = 1_000_000
+    """Strong pixels leave out the spot's foot: spots of all sizes are measured with the pixels that touch them."""
     method: Literal["dispersion"] = "dispersion"
     sigma_background: Annotated[
         float, Field(gt=0, le=1000, description="excess of the window's variance over its mean that means signal, σ")

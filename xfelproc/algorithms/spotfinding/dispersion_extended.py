@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ class DispersionExtended(Algorithm):
     pixels of scattered windows are then held against the mean of those of 11 x 11 that are not signal.
     """
 
+    GROW_BELOW: ClassVar[int] = 1_000_000
+    """Strong pixels leave out the spot's foot: spots of all sizes are measured with the pixels that touch them."""
     method: Literal["dispersion_extended"] = "dispersion_extended"
     sigma_background: Annotated[
         float, Field(gt=0, le=1000, description="excess of the window's variance over its mean that means signal, σ")
@@ -38,13 +40,23 @@ class DispersionExtended(Algorithm):
         index, state = workspace.index, workspace.state
         _, height, width = frame.pixels.shape
         n = strong_by_dispersion(
-            frame.pixels, frame.mask, limits, self.gain, self.sigma_background, 0.0, self.min_local, self.threshold, False, index
+            frame.pixels, frame.mask, limits, self.gain, self.sigma_background, 0.0, self.min_local, -np.inf, False, index
         )
         candidates = workspace.region[:n]
         candidates[:] = index[:n]
         erode(candidates, height, width, HALF, state)
         n = brighter_than_clean_mean(
-            frame.pixels, frame.mask, limits, candidates, state, HALF + 2, self.gain, self.sigma_strong, self.min_local, index
+            frame.pixels,
+            frame.mask,
+            limits,
+            candidates,
+            state,
+            HALF + 2,
+            self.gain,
+            self.sigma_strong,
+            self.min_local,
+            self.threshold,
+            index,
         )
         clear(state, candidates)
         return index[:n]

@@ -80,7 +80,7 @@ class FindSpots(Parameters):
         """Return the spots of a calibrated frame with the number of candidates dropped by each filter."""
         workspace = workspace_for(frame.pixels.shape, frame.pixels.dtype)
         strong = self.method.strong_pixels(frame, workspace)
-        options = Measuring(self.neighbours == 8, self.ring_width, self.split, self.max_pixels)
+        options = Measuring(self.method.GROW_BELOW, self.neighbours == 8, self.ring_width, self.split, self.max_pixels)
         rows, sizes, split = measure_spots(frame, strong, workspace, options)
         dropped: dict[str, int] = {}
         snr = np.zeros(len(rows))

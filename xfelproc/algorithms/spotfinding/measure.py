@@ -22,10 +22,11 @@ SPLIT_SIGMA, SPLIT_DEPTH = 4.0, 0.3
 
 @dataclass(frozen=True)
 class Measuring:
-    """How components are formed: ``eight`` neighbours or four, width of the ``ring`` (px),
-    whether to ``split`` them (up to ``max_pixels``).
+    """How components are formed: of ``eight`` neighbours or four; with the pixels that touch them if they have fewer than
+    ``grow_below``; ``split`` at valleys up to ``max_pixels``; background from a ``ring`` so wide (px).
     """
 
+    grow_below: int
     eight: bool
     ring: int
     split: bool
@@ -74,6 +75,7 @@ def measure_spots(
         strong,
         order,
         start,
+        options.grow_below,
         workspace.state,
         workspace.region,
         region_start,

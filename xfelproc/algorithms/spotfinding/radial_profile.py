@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ class RadialProfile(Algorithm):
     is judged by its signal to noise over a local ring (``spots.min_snr``).
     """
 
+    GROW_BELOW: ClassVar[int] = 1_000_000
+    """Strong pixels leave out the spot's foot: spots of all sizes are measured with the pixels that touch them."""
     method: Literal["radial_profile"] = "radial_profile"
     snr: Annotated[float, Field(gt=0, le=1000, description="height of a strong pixel above the ring's mean, σ")] = 5.0
     threshold: Annotated[float, Field(description="strong pixels are above this, photons")] = 0.0

@@ -56,14 +56,11 @@ def _text(value: str) -> str:
 
 def number(row: Row, name: str, default: float = 0.0) -> float:
     """Return the value of an item as a number; a standard uncertainty in brackets is left out."""
-    text = row.get(name, "")
-    if not text:
-        return default
+    text = re.sub(r"\(\d+\)$", "", row.get(name, ""))
     try:
-        return float(text)
+        return float(text) if text else default
     except ValueError:
-        found = re.fullmatch(r"(.*)\(\d+\)", text)
-        return number({name: found[1]}, name, default) if found else default
+        return default
 
 
 def has_geometry(block: gemmi.cif.Block) -> bool:
