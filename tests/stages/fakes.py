@@ -102,6 +102,9 @@ class FakeIndex(Parameters):
     cell: tuple[float, float, float, float, float, float] | None = None
     space_group: str | None = None
 
+    def target(self) -> CellTarget:
+        return CellTarget(self.cell, self.space_group)
+
     def index(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult:
         if len(spots) == 4:
             return IndexingResult((), "4 spots fit no lattice")

@@ -25,7 +25,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (demo, init, check, run, status, report, export, simulate):
+    for command in (demo, inspect, init, check, run, status, report, export, simulate):
         app.command(name=command.__name__)(command)
     app.callback()(_version)
     return app
@@ -33,9 +33,9 @@ def make_app() -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from xfelproc.run.lineage import versions
 
-        typer.echo(f"xfelproc {version('xfelproc')}")
+        typer.echo(f"xfelproc {versions()['xfelproc']}")
         raise typer.Exit
 
 
@@ -55,6 +55,17 @@ def demo(
     from xfelproc.cli.demo import run_demo
 
     raise typer.Exit(run_demo(output, frames, driver, workers))
+
+
+def inspect(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="files, patterns, folders, or @list.txt")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    geometry: Annotated[Path | None, typer.Option("--geometry", help="show the files with this .geom, .expt or NeXus file")] = None,
+) -> None:
+    """Show what is in files: format, frames, detector, beam, scan, mask, and what is missing or odd."""
+    from xfelproc.cli.inspect import inspect as show
+
+    show(files, as_json, geometry)
 
 
 def init(path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="file to write")] = Path("job.toml")) -> None:
@@ -81,6 +92,9 @@ def run(
     restart: Annotated[bool, typer.Option("--restart", help="discard the results in the run directory and begin anew")] = False,
 ) -> None:
     """Run a job; goes on from what is in the run directory."""
+    from xfelproc.run.early import start_early
+
+    start_early(job, driver, overrides or [])
     from xfelproc.cli.jobs import run_command
 
     raise typer.Exit(run_command(job, output, driver, workers, overrides or [], only, restart))

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import forkserver
 
 from xfelproc.drivers.threads import check_threads, pin_threads
 
@@ -32,6 +33,12 @@ def start_worker() -> None:
     check_threads()
 
 
+def start_server(preload: tuple[str, ...] = ()) -> None:
+    """Start the fork server, which imports in its own time what the workers need; a command calls this before its own imports."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["xfelproc.drivers.pool", *preload])
+    forkserver.ensure_running()
+
+
 class PoolDriver:
     """Driver ``pool``: processes made by a fork server that has opened no file, so that no HDF5 handle is inherited.
 
@@ -50,7 +57,7 @@ class PoolDriver:
         pin_threads()
         self.workers = workers or len(os.sched_getaffinity(0))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["xfelproc.drivers.pool", *preload])
+        start_server(preload)
         self._executor: ProcessPoolExecutor | None = None
 
     def executor(self) -> Executor:

@@ -117,3 +117,15 @@ def predict_indices(crystal: Crystal, detector: Detector, beam: Beam, hkl: Array
     )
     out[:, 3] = np.degrees(out[:, 3])
     return out
+
+
+def detector_d_min(detector: Detector, beam: Beam) -> float:
+    """Return the best resolution in Å that the corners of the panels reach."""
+    sizes = detector.pixel_sizes * detector.image_sizes
+    best = np.inf
+    for corner in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        d = detector.d_matrices
+        lab = d[:, :, 0] * (corner[0] * sizes[:, :1]) + d[:, :, 1] * (corner[1] * sizes[:, 1:]) + d[:, :, 2]
+        cosine = lab @ beam.s0 * beam.wavelength / np.linalg.norm(lab, axis=1)
+        best = min(best, float(np.min(beam.wavelength / np.sqrt(np.maximum(2.0 * (1.0 - cosine), 1e-12)))))
+    return best

@@ -37,47 +37,52 @@ def score_directions(directions: Singles, length: float, q: Singles, weight: Sin
         score[i] = total
 
 
+@njit(cache=True, nogil=True, fastmath=True)  # a step of a search; what it finds is fitted again without
+def _normal_sums(v: Doubles, qx: Doubles, qy: Doubles, qz: Doubles, weight: Doubles) -> tuple[float, ...]:
+    """Return the score of ``v`` and Σ w q qᵀ (six), Σ w q h (three) with w the score of each spot."""
+    vx, vy, vz = v[0], v[1], v[2]
+    score = xx = xy = yy = xz = yz = zz = bx = by = bz = 0.0
+    for i in range(qx.shape[0]):
+        x, y, z = qx[i], qy[i], qz[i]
+        p = x * vx + y * vy + z * vz
+        h = np.rint(p)
+        r = p - h
+        w = weight[i] * max(0.0, 1.0 - 16.0 * r * r)
+        wx, wy, wz = w * x, w * y, w * z
+        score += w
+        xx += wx * x
+        xy += wx * y
+        yy += wy * y
+        xz += wx * z
+        yz += wy * z
+        zz += wz * z
+        bx += wx * h
+        by += wy * h
+        bz += wz * h
+    return score, xx, xy, yy, xz, yz, zz, bx, by, bz
+
+
 @njit(cache=True, nogil=True)
 def refine_vector(v: Doubles, q: Doubles, weight: Doubles, length: float, stiffness: float, n_iterations: int) -> float:
-    """Refine one lattice vector ``v`` (3,) in place; return its score.
+    """Refine one lattice vector ``v`` (3,) in place to the spots ``q`` (3, n); return its score.
 
     Least squares of q · v against the nearest integers, weighted by the score of each spot; ``stiffness`` holds the
     length at ``length`` (it matters where spots say little about it, as along the beam).
     """
     m = np.empty((3, 3))
     b = np.empty(3)
-    score = 0.0
-    for iteration in range(n_iterations + 1):
+    for _ in range(n_iterations):
         norm = math.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
-        for k in range(3):
-            u = v[k] / norm
-            b[k] = stiffness * length * u
-            for j in range(k + 1):
-                m[k, j] = stiffness * u * v[j] / norm
-        score = 0.0
-        for i in range(q.shape[0]):
-            x, y, z = q[i, 0], q[i, 1], q[i, 2]
-            p = x * v[0] + y * v[1] + z * v[2]
-            h = np.rint(p)
-            r = p - h
-            f = 1.0 - 16.0 * r * r
-            if f <= 0.0:
-                continue
-            w = weight[i] * f
-            score += w
-            m[0, 0] += w * x * x
-            m[1, 0] += w * x * y
-            m[1, 1] += w * y * y
-            m[2, 0] += w * x * z
-            m[2, 1] += w * y * z
-            m[2, 2] += w * z * z
-            b[0] += w * x * h
-            b[1] += w * y * h
-            b[2] += w * z * h
-        if iteration < n_iterations:
-            m[0, 1], m[0, 2], m[1, 2] = m[1, 0], m[2, 0], m[2, 1]
-            solve3(m, b, v)
-    return score
+        ux, uy, uz = v[0] / norm, v[1] / norm, v[2] / norm
+        _, xx, xy, yy, xz, yz, zz, bx, by, bz = _normal_sums(v, q[0], q[1], q[2], weight)
+        m[0, 0], m[1, 1], m[2, 2] = xx + stiffness * ux * ux, yy + stiffness * uy * uy, zz + stiffness * uz * uz
+        m[0, 1] = m[1, 0] = xy + stiffness * ux * uy
+        m[0, 2] = m[2, 0] = xz + stiffness * ux * uz
+        m[1, 2] = m[2, 1] = yz + stiffness * uy * uz
+        pull = stiffness * length
+        b[0], b[1], b[2] = bx + pull * ux, by + pull * uy, bz + pull * uz
+        solve3(m, b, v)
+    return float(_normal_sums(v, q[0], q[1], q[2], weight)[0])
 
 
 @njit(cache=True, nogil=True)
@@ -88,8 +93,9 @@ def refine_axes(
     n = axes.shape[0]
     refined = axes.copy()
     score = np.empty(n)
+    columns = np.ascontiguousarray(q.T)
     for i in range(n):
-        score[i] = refine_vector(refined[i], q, weight, length, stiffness, n_iterations)
+        score[i] = refine_vector(refined[i], columns, weight, length, stiffness, n_iterations)
     order = np.argsort(-score)
     kept = np.empty((min(n_keep, n), 3))
     count = 0
@@ -144,13 +150,11 @@ def _any_normal(axis: Doubles) -> Doubles:
 
 
 @njit(cache=True, nogil=True, fastmath=True)  # scores of a search
-def _scan_rotation(along: Singles, e2: Singles, e3: Singles, weight: Singles, radius: float, score: Singles) -> None:
-    """Write the score of q · (b∥ + radius (cos φ e2 + sin φ e3)) at equal steps of φ over a turn."""
+def _scan_rotation(along: Singles, e2: Singles, e3: Singles, weight: Singles, turn: Singles, score: Singles) -> None:
+    """Write the score of q · (b∥ + c e2 + s e3) for each c, s of ``turn`` (n, 2)."""
     one, sharpness, zero = np.float32(1.0), np.float32(16.0), np.float32(0.0)
-    n = score.shape[0]
-    for i in range(n):
-        phi = 2.0 * math.pi * i / n
-        c, s = np.float32(radius * math.cos(phi)), np.float32(radius * math.sin(phi))
+    for i in range(score.shape[0]):
+        c, s = turn[i, 0], turn[i, 1]
         total = zero
         for j in range(along.shape[0]):
             p = along[j] + e2[j] * c + e3[j] * s
@@ -232,6 +236,62 @@ def fit_lattice(basis: Doubles, reference: Doubles, q: Doubles, weight: Doubles,
 
 
 @njit(cache=True, nogil=True)
+def fit_lattice_and_shift(basis: Doubles, q: Doubles, slope: Doubles, weight: Doubles, tolerances: Doubles, shift: Doubles) -> None:
+    """Fit ``basis`` (rows a, b, c) and a translation of the detector, both in place: q + slope · shift ≈ A h.
+
+    ``slope`` (n, 3, 2) is the derivative of q by the translation (1/Å a mm), ``shift`` (2,) in mm. As `fit_lattice`, without the
+    prior on the cell. A follows from the shift by least squares, which leaves two equations for the shift.
+    """
+    inverse, solver, a = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    h, d, m, b = np.empty(3), np.empty(3), np.empty((2, 2)), np.empty(2)
+    sums = np.empty((3, 3, 3))  # Σ w (q, slope_x, slope_y) hᵀ
+    ss = np.empty((3, 3))
+    for tolerance in tolerances:
+        invert3(basis, inverse)
+        ss[:], sums[:], m[:], b[:] = 0.0, 0.0, 0.0, 0.0
+        for i in range(q.shape[0]):
+            for k in range(3):
+                d[k] = q[i, k] + slope[i, k, 0] * shift[0] + slope[i, k, 1] * shift[1]
+            for k in range(3):
+                h[k] = np.rint(basis[k, 0] * d[0] + basis[k, 1] * d[1] + basis[k, 2] * d[2])
+            d2 = 0.0
+            for k in range(3):
+                d2 += (d[k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])) ** 2
+            f = 1.0 - d2 / (tolerance * tolerance)
+            if f <= 0.0:
+                continue
+            w = weight[i] * f * f
+            for k in range(3):
+                for j in range(3):
+                    ss[k, j] += w * h[k] * h[j]
+                    sums[0, k, j] += w * q[i, k] * h[j]
+                    sums[1, k, j] += w * slope[i, k, 0] * h[j]
+                    sums[2, k, j] += w * slope[i, k, 1] * h[j]
+                for j in range(2):
+                    b[j] -= w * slope[i, k, j] * q[i, k]
+                    for other in range(2):
+                        m[j, other] += w * slope[i, k, j] * slope[i, k, other]
+        if determinant3(ss) <= 1e-9:
+            return
+        invert3(ss, solver)
+        for j in range(2):
+            for k in range(3):
+                a[k] = sums[1 + j, k] @ solver
+            b[j] += (a * sums[0]).sum()
+            for other in range(2):
+                m[j, other] -= (a * sums[1 + other]).sum()
+        determinant = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
+        if determinant <= 1e-12 * m[0, 0] * m[1, 1]:
+            return
+        shift[0] = (b[0] * m[1, 1] - b[1] * m[0, 1]) / determinant
+        shift[1] = (b[1] * m[0, 0] - b[0] * m[1, 0]) / determinant
+        inverse[:] = (sums[0] + shift[0] * sums[1] + shift[1] * sums[2]) @ solver
+        if abs(determinant3(inverse)) < 1e-12:
+            return
+        invert3(inverse, basis)
+
+
+@njit(cache=True, nogil=True)
 def score_lattice(basis: Doubles, q: Doubles, weight: Doubles, tolerance: float) -> float:
     """Return the weighted sum of ``1 - (|Δq| / tolerance)²`` over the spots nearer to a lattice point than that."""
     inverse = np.empty((3, 3))
@@ -256,19 +316,22 @@ def complete_bases(
     weight: Doubles,
     n_steps: int,
     n_rotations: int,
+    both_senses: bool,
     stiffness: Doubles,
     tolerances: Doubles,
     shape_sigma: float,
+    enough: float,
 ) -> tuple[Doubles, Doubles]:
     """Find the other two axes of lattices whose first axis is near one of ``axes`` (k, 3).
 
-    The reference basis (rows; first axis the one searched) is turned about each axis in both senses; the second axis
-    is scored at ``n_steps`` of a turn, the best ``n_rotations`` are refined, the third axis follows from the reference.
+    The reference basis (rows; first axis the one searched) is turned about each axis, in both senses unless a twofold axis
+    of the lattice makes them equal; the second axis is scored at ``n_steps`` of a turn, the best ``n_rotations`` are refined, the
+    third axis follows from the reference. A lattice that explains the fraction ``enough`` of the weights ends the search.
 
     Returns
     -------
     bases, scores
-        (2 k n_rotations, 3, 3) rows a, b, c and the scores at the last tolerance; a score of -1 marks an unused place.
+        (m, 3, 3) rows a, b, c and (m,) the scores at the last tolerance.
     """
     n = q.shape[0]
     n_axes = axes.shape[0]
@@ -279,9 +342,17 @@ def complete_bases(
     weight32 = weight.astype(np.float32)
     ref_frame = _frame_about(reference[0], reference[1])
     local = reference @ ref_frame.T  # rows a, b, c in the frame (e1, e2, e3) of the reference
+    turn = np.empty((n_steps, 2), dtype=np.float32)
+    for j in range(n_steps):
+        turn[j, 0] = local[1, 1] * math.cos(2.0 * math.pi * j / n_steps)
+        turn[j, 1] = local[1, 1] * math.sin(2.0 * math.pi * j / n_steps)
+    columns = np.ascontiguousarray(q.T)
+    wanted = enough * weight.sum()
     place = 0
     for i in range(n_axes):
         for sign in (1.0, -1.0):
+            if sign < 0.0 and not both_senses:
+                continue
             axis = sign * axes[i]
             frame = _frame_about(axis, _any_normal(axis))
             projected = q @ frame.T
@@ -289,22 +360,24 @@ def complete_bases(
                 along[j] = projected[j, 0] * local[1, 0]
                 across[j] = projected[j, 1]
                 up[j] = projected[j, 2]
-            _scan_rotation(along, across, up, weight32, local[1, 1], scan)
+            _scan_rotation(along, across, up, weight32, turn, scan)
             for best in _best_maxima(scan, n_rotations):
                 if best < 0:
                     continue
                 phi = 2.0 * math.pi * best / n_steps
                 basis = bases[place]
                 second = local[1, 0] * frame[0] + local[1, 1] * (math.cos(phi) * frame[1] + math.sin(phi) * frame[2])
-                refine_vector(second, q, weight, math.sqrt((reference[1] ** 2).sum()), stiffness[1], 3)
+                refine_vector(second, columns, weight, math.sqrt((reference[1] ** 2).sum()), stiffness[1], 3)
                 turned = _frame_about(axis, second)
                 third = local[2] @ turned
-                refine_vector(third, q, weight, math.sqrt((reference[2] ** 2).sum()), stiffness[2], 3)
+                refine_vector(third, columns, weight, math.sqrt((reference[2] ** 2).sum()), stiffness[2], 3)
                 basis[0], basis[1], basis[2] = axis, second, third
                 fit_lattice(basis, reference, q, weight, tolerances, shape_sigma)
                 scores[place] = score_lattice(basis, q, weight, tolerances[-1])
                 place += 1
-    return bases, scores
+                if scores[place - 1] > wanted:
+                    return bases[:place], scores[:place]
+    return bases[:place], scores[:place]
 
 
 @njit(cache=True, nogil=True)

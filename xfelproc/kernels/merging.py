@@ -181,7 +181,7 @@ def reject_outliers(
 def absolute_residuals(
     starts: Ints, intensity: Floats, scale: Floats, active: NDArray[np.bool_], mean: Floats
 ) -> tuple[Floats, Floats]:
-    """Return Σ|I - k J| and Σ k J of each group over its active observations."""
+    """Return Σ|I - k J| and Σ I of each group over its active observations."""
     n = starts.shape[0] - 1
     residual = np.zeros(n)
     total = np.zeros(n)
@@ -189,5 +189,5 @@ def absolute_residuals(
         for i in range(starts[g], starts[g + 1]):
             if active[i]:
                 residual[g] += abs(intensity[i] - scale[i] * mean[g])
-                total[g] += scale[i] * mean[g]
+                total[g] += intensity[i]
     return residual, total

@@ -270,7 +270,7 @@ class ShellTable(Table):
         Column("cc_star", "f8", "", "√(2 CC1/2 / (1 + CC1/2)) (NaN where CC1/2 < 0)"),
         Column("r_split", "f8", "", "2^-½ Σ|I1 - I2| / Σ ½ (I1 + I2)"),
         Column("n_pairs", "i8", "", "reflections measured in both halves: the set of cc_half and r_split"),
-        Column("r_merge", "f8", "", "Σ|I - k<I>| / Σ k<I> over reflections measured twice or more"),
+        Column("r_merge", "f8", "", "Σ|I - k<I>| / Σ I, k scale times partiality, over reflections measured twice or more"),
         Column("r_meas", "f8", "", "the same with √(n / (n - 1)), independent of multiplicity"),
         Column("r_pim", "f8", "", "the same with √(1 / (n - 1)): precision of the mean"),
         Column("cc_anomalous", "f8", "", "correlation of I(+) - I(-) between the halves (NaN: not asked for)"),

@@ -28,7 +28,7 @@ class Input(SourceSettings):
     files: Annotated[
         tuple[str, ...],
         BeforeValidator(_one_or_many),
-        Field(min_length=1, description="files or patterns of files with frames, relative to the job file"),
+        Field(min_length=1, description="files, patterns, folders or @lists of files with frames, relative to the job file"),
     ]
     frames: Annotated[
         str | tuple[int, ...] | None,
@@ -176,11 +176,14 @@ def make_config(document: Mapping[str, Any], base: Path, cls: type[JobConfig] | 
         config = model.model_validate(dict(document))
     except ValidationError as error:
         raise ConfigError(explain(error, model)) from error
+    config.section("index").target()  # an impossible cell, or one that its space group does not allow
     return _absolute(config, base)
 
 
 def _absolute(config: JobConfig, base: Path) -> JobConfig:
     def absolute(name: str) -> str:
+        if name.startswith("@"):  # a list of files
+            return f"@{absolute(name[1:])}"
         return str((base / Path(name).expanduser()).absolute())
 
     given = config.input

@@ -209,7 +209,10 @@ class Dispatch(Generic[T]):
         if not at and alone is None:
             self.errors[-1] += 1
             if self.errors[-1] > 3:
-                raise RuntimeError("workers die before they begin: not enough memory, or the installation is broken")
+                raise RuntimeError(
+                    "workers die before they begin: not enough memory, a broken installation, or a script that calls this "
+                    "without 'if __name__ == ...'"
+                )
 
     def _limit(self) -> float:
         if self.timeout is not None:

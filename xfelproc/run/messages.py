@@ -47,6 +47,8 @@ def _line(detail: Any, model: type[BaseModel]) -> str:
         known = [word.strip(" '") for word in expected.replace(" or ", ",").split(",") if word.strip(" '")]
         tag = detail["ctx"].get("tag", given)
         return f"{where}: {tag!r} is not known{_suggestion(str(tag), known)}"
+    if kind == "missing" and path[-1].isdigit():
+        return f"{'.'.join(path[:-1])}: too few values"
     if kind == "missing":
         return f"{where}: must be given"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import numpy as np
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size
+from xfelproc.io.sources.files import expand_inputs
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
@@ -27,34 +25,6 @@ class Plan:
     recipe: str
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def find_files(patterns: Sequence[str]) -> list[str]:
-    """Return the files of names and patterns, each once, those of a pattern in natural order (2 before 10).
-
-    Raises
-    ------
-    ConfigError
-        If a file is missing, is a folder, or a pattern matches nothing.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        if Path(pattern).is_dir():
-            raise ConfigError(f"input.files: {pattern} is a folder: give a pattern such as {pattern}/*.cbf")
-        if Path(pattern).exists():
-            found[pattern] = None
-            continue
-        if not glob.has_magic(pattern):
-            raise ConfigError(f"input.files: {pattern}: there is no such file")
-        matches = [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]  # noqa: PTH207 - absolute patterns
-        if not matches:
-            raise ConfigError(f"input.files: {pattern}: no file matches this pattern")
-        found.update(dict.fromkeys(sorted(matches, key=_natural)))
-    return list(found)
-
-
 def make_plan(config: JobConfig, opener: Opener) -> Plan:
     """Return sources, frames and units of a job.
 
@@ -68,7 +38,7 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
     settings = config.input.settings()
     rows: list[tuple[str, int, int, int, int, str]] = []
     experiment: Experiment | None = None
-    for path in find_files(config.input.files):
+    for path in map(str, expand_inputs(config.input.files)):
         stat = Path(path).stat()
         n_frames, chunk, error = 1, 1, ""
         try:

@@ -16,11 +16,11 @@ from xfelproc.drivers.pool import PoolDriver
 from xfelproc.errors import ConfigError
 from xfelproc.run.config import Execution, JobConfig
 from xfelproc.run.directory import RunDirectory
+from xfelproc.run.early import PRELOAD
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
 from xfelproc.run.loop import Interrupted, StopFlag
 from xfelproc.run.plan import Plan, make_plan
-from xfelproc.run.sections import SECTIONS
 from xfelproc.run.session import Reporter, Session
 from xfelproc.stages.execute import Opener, clear_inflight
 
@@ -68,8 +68,7 @@ def make_driver(execution: Execution) -> Driver:
     """Return the driver a job asks for."""
     if execution.driver == "inline":
         return InlineDriver()
-    preload = ("xfelproc.stages.execute", "xfelproc.io.sources", *(module for module, _, _ in SECTIONS.values()))
-    return PoolDriver(execution.workers, preload)
+    return PoolDriver(execution.workers, PRELOAD)
 
 
 def stages_of(recipe: str, only: str | None) -> tuple[RecipeStage, ...]:
@@ -164,5 +163,9 @@ def _run_stages(session: Session, stages: tuple[RecipeStage, ...]) -> Outcome:
             f"{failed} of {total} frames failed, more than execution.max_failed = {session.config.execution.max_failed:g} allows; "
             "the results of all others are kept"
         )
+    record = session.directory.read_json("merge.json")
+    if record is not None and record["empty"] and any(stage.name == "merge" for stage in stages):
+        code = 1
+        messages += record["warnings"]
     session.journal.write("end", counts=dict(counts), exit_code=code)
     return Outcome(counts, code, (*messages,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ Selection = str | tuple[int, ...] | None
 
 
 def parse_frames(selection: Selection, n_frames: int) -> list[range]:
-    """Return the ranges of a selection: numbers, or ``start:stop:step`` half open as in Python, separated by commas.
+    """Return the ranges of a selection: numbers, ``first-last``, or ``start:stop:step`` half open as in Python.
 
     Raises
     ------
@@ -21,6 +23,9 @@ def parse_frames(selection: Selection, n_frames: int) -> list[range]:
     parts = selection.split(",") if isinstance(selection, str) else [str(number) for number in selection]
     ranges = []
     for part in parts:
+        if found := re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", part):  # both ends included
+            ranges.append(range(int(found[1]), int(found[2]) + 1))
+            continue
         try:
             numbers = [int(n) if n.strip() else None for n in part.split(":")]
         except ValueError:

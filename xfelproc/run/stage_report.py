@@ -54,7 +54,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         clusters=consensus["clusters"] if consensus else (),
         shells=merged.get("shells", []),
         overall=merged.get("overall", {}),
-        warnings=tuple(dict.fromkeys(session.warnings)),
+        warnings=tuple(dict.fromkeys([*session.warnings, *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),

@@ -15,8 +15,8 @@ CONSENSUS = "consensus.json"
 
 def user_target(session: Session) -> CellTarget:
     """Return what section ``[index]`` says."""
-    index = session.config.section("index")
-    return CellTarget(index.cell, index.space_group)
+    target: CellTarget = session.config.section("index").target()
+    return target
 
 
 def run_target(session: Session) -> CellTarget:

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from xfelproc.errors import ConfigError
 from xfelproc.geometry.cells import rotation_matrix
 from xfelproc.geometry.detector import ray_to_pixel
+from xfelproc.io.sources.attenuation import attenuation
 from xfelproc.io.sources.overrides import (
     apply_settings,
     beam_center,
     describe_overrides,
     detector_distance,
     take_reference,
+    unused_of,
     with_beam_center,
     with_distance,
 )
@@ -89,14 +91,46 @@ def test_settings_replace_single_values() -> None:
     assert apply_settings(experiment, SourceSettings()) == experiment
 
 
+def _own() -> Experiment:
+    panel = _panel(trusted_range=(0.0, 99.0), thickness=0.3, material="Si", mu=2.0, gain=3.0)
+    return Experiment(Beam(1.1, polarization_fraction=0.7), Detector((panel,)))
+
+
 def test_reference_geometry_keeps_what_only_the_header_knows() -> None:
-    own = Experiment(Beam(1.1), Detector((_panel(trusted_range=(0.0, 99.0), thickness=0.3, material="Si", mu=2.0, gain=3.0),)))
-    reference = Experiment(Beam(0.0), Detector((_panel("other", origin=(0.0, 0.0, -100.0)),)))
-    merged = take_reference(own, reference)
+    reference = Experiment(Beam(float("nan"), (0.0, 0.1, 0.9)), Detector((_panel("other", origin=(0.0, 0.0, -100.0)),)))
+    merged = take_reference(_own(), reference)
+    panel = merged.detector.panels[0]
+    assert (merged.beam.wavelength, merged.beam.polarization_fraction, merged.beam.direction) == (1.1, 0.7, (0.0, 0.1, 0.9))
+    assert (panel.name, panel.origin) == ("other", (0.0, 0.0, -100.0))
+    assert (panel.trusted_range, panel.thickness, panel.gain) == ((0.0, 99.0), 0.3, 3.0)
+
+
+def test_reference_of_another_wavelength_or_trusted_range() -> None:
+    given = _panel("other", trusted_range=(-1.0, 50.0), thickness=0.5, material="Si", mu=9.0)
+    merged = take_reference(_own(), Experiment(Beam(1.5), Detector((given,))))
     panel = merged.detector.panels[0]
     assert merged.beam.wavelength == 1.1
-    assert (panel.name, panel.origin) == ("other", (0.0, 0.0, -100.0))
-    assert (panel.trusted_range, panel.thickness, panel.mu, panel.gain) == ((0.0, 99.0), 0.3, 2.0, 3.0)
+    assert panel.trusted_range == (0.0, 99.0)
+    assert (panel.thickness, panel.mu) == (0.5, attenuation("Si", 1.1))
+    assert "1.5" in unused_of(Experiment(Beam(1.5), merged.detector), merged)[0]
+    assert unused_of(Experiment(Beam(1.1), merged.detector), merged) == ()
+
+
+def test_reference_gives_all_to_frames_that_state_nothing() -> None:
+    bare = Experiment(Beam(0.0), Detector((_panel(pixel_size=(1.0, 1.0), origin=(-500.0, 600.0, 0.0)),)))
+    merged = take_reference(bare, Experiment(Beam(1.5, bandwidth=0.01), Detector((_panel("other", trusted_range=(0.0, 7.0)),))))
+    assert merged.beam == Beam(1.5, bandwidth=0.01)
+    assert merged.detector.panels[0].trusted_range == (0.0, 7.0)
+
+
+def test_distance_that_a_geometry_leaves_to_the_frames() -> None:
+    reference = Experiment(Beam(float("nan")), Detector((_panel("other", origin=(-50.0, 60.0, 0.6)),)))
+    assert take_reference(_own(), reference).detector.panels[0].origin == pytest.approx((-50.0, 60.0, -199.4))
+
+
+def test_reference_of_other_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\(9, 9\).*\(1000, 1200\)"):
+        take_reference(_own(), Experiment(Beam(1.0), Detector((_panel("other", image_size=(9, 9)),))))
 
 
 @pytest.mark.parametrize(

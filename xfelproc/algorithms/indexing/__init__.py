@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xfelproc.algorithms.indexing.cell_search import CellSearch
-from xfelproc.algorithms.indexing.index import Index
+from xfelproc.algorithms.indexing.fft1d import Fft1d
+from xfelproc.algorithms.indexing.index import Automatic, Index
 
-__all__ = ["CellSearch", "Index"]
+__all__ = ["Automatic", "CellSearch", "Fft1d", "Index"]

@@ -34,7 +34,9 @@ class Attempt:
     low_resolution: bool = False
 
 
-_FIRST = Attempt(64, (0,), 40, 12, 2)
+_ENOUGH = 0.75
+"""A candidate that explains so much of the weight ends the search (one, less the squared distances in tolerances, a spot)."""
+FIRST = Attempt(64, (0,), 40, 12, 2)
 _RETRIES = (
     Attempt(128, (0, 1), 120, 40, 4),
     Attempt(64, (0, 1, 2), 120, 40, 4, low_resolution=True),
@@ -59,7 +61,7 @@ class CellSearch(Algorithm):
 
     def attempts(self) -> tuple[Attempt, ...]:
         """Return the tries in order."""
-        return (_FIRST, *_RETRIES[: self.retries])
+        return (FIRST, *_RETRIES[: self.retries])
 
     def search(self, q: Floats, weight: Floats, lattice: KnownLattice, attempt: Attempt, tolerance: float) -> Floats:
         """Return candidate primitive bases (k, 3, 3), rows in the order of ``lattice.reduced``, best first.
@@ -76,7 +78,7 @@ class CellSearch(Algorithm):
         for axis in attempt.axes:
             order = np.roll(np.arange(3), -axis)
             turned = np.ascontiguousarray(reference[order])
-            bases, scores = self._from_axis(q_used, w_used, turned, attempt, tolerances)
+            bases, scores = self._from_axis(q_used, w_used, turned, attempt, tolerances, lattice.two_senses[axis])
             found.append(bases[:, np.argsort(order)])
             marks.append(scores)
         score = np.concatenate(marks)
@@ -84,12 +86,12 @@ class CellSearch(Algorithm):
         return np.concatenate(found)[best[score[best] > 0]]
 
     def _from_axis(
-        self, q: Floats, weight: Floats, reference: Floats, attempt: Attempt, tolerances: Floats
+        self, q: Floats, weight: Floats, reference: Floats, attempt: Attempt, tolerances: Floats, both: bool
     ) -> tuple[Floats, Floats]:
         lengths = np.linalg.norm(reference, axis=1)
         q_rms = math.sqrt(float(np.mean(np.einsum("ij,ij->i", q, q))))
         directions = half_sphere(self.coverage / (float(lengths[0]) * q_rms))
-        q32, w32 = _padded(q, weight)
+        q32, w32 = padded(q, weight)
         score = np.empty(len(directions), dtype=np.float32)
         score_directions(directions, float(lengths[0]), q32, w32, score)
         n_refined = min(attempt.n_refined, len(score) - 1)
@@ -105,7 +107,19 @@ class CellSearch(Algorithm):
             attempt.n_axes,
         )
         n_steps = int(2.0 * math.pi * float(lengths[1]) * q_rms / self.coverage) + 16
-        return complete_bases(axes, reference, q, weight, n_steps, attempt.n_rotations, stiffness, tolerances, self.shape_sigma)
+        return complete_bases(
+            axes,
+            reference,
+            q,
+            weight,
+            n_steps,
+            attempt.n_rotations,
+            both,
+            stiffness,
+            tolerances,
+            self.shape_sigma,
+            _ENOUGH,
+        )
 
     def polish(self, basis: Floats, q: Floats, weight: Floats, lattice: KnownLattice, tolerance: float) -> Floats:
         """Return the basis fitted to all spots near it."""
@@ -128,7 +142,7 @@ def _choose(q: Floats, attempt: Attempt) -> NDArray[np.int64]:
     return np.sort(np.argsort(np.einsum("ij,ij->i", q, q), kind="stable")[:n])
 
 
-def _padded(q: Floats, weight: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def padded(q: Floats, weight: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return q as (3, m) and weights (m,) in single precision, m a multiple of 16, padded with weight 0."""
     m = -(-len(q) // 16) * 16
     q32, w32 = np.zeros((3, m), dtype=np.float32), np.zeros(m, dtype=np.float32)

@@ -2,66 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from xfelproc.algorithms.indexing.cell_search import CellSearch
-from xfelproc.algorithms.indexing.judge import Verdict, judge
+from xfelproc.algorithms.indexing.cell_search import FIRST, Attempt, CellSearch
+from xfelproc.algorithms.indexing.fft1d import Fft1d
+from xfelproc.algorithms.indexing.judge import judge
+from xfelproc.algorithms.indexing.solution import Solution, cell_complaint, conventional_basis, match_target
 from xfelproc.algorithms.indexing.target import KnownLattice, check_cell, known_lattice
-from xfelproc.geometry.cells import Floats, misorientation
-from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation, symmetrized_orientation
+from xfelproc.algorithms.indexing.vectors import SpotVectors, spot_vectors
+from xfelproc.geometry.cells import Floats, lattice_rotations, misorientation
+from xfelproc.geometry.lattice_symmetry import Cell
 from xfelproc.geometry.reduction import cell_of
-from xfelproc.kernels.indexing import spots_to_q
-from xfelproc.models.experiment import Beam, Crystal, Detector, as_matrix
+from xfelproc.kernels.lattice_search import fit_lattice_and_shift
+from xfelproc.models.experiment import Beam, Detector
 from xfelproc.models.frames import CellTarget, IndexedLattice, IndexingResult
-from xfelproc.models.parameters import Parameters
+from xfelproc.models.parameters import Algorithm, Parameters
 from xfelproc.models.tables import SpotTable
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """A primitive basis (rows, Å) with the verdict on it, its conventional basis and space group."""
+class Automatic(Algorithm):
+    """The cell search where the cell is known, the Fourier transforms where it is not."""
 
-    basis: Floats
-    conventional: Floats
-    space_group: str
-    verdict: Verdict
-    complaint: str = ""
+    method: Literal["auto"] = "auto"
+    with_cell: CellSearch = CellSearch()
+    without_cell: Fft1d = Fft1d()
 
-    @property
-    def cell(self) -> Cell:
-        """Conventional cell as fitted, without constraints."""
-        return cell_of(self.conventional)
+
+def _named(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+Indexer = Annotated[
+    Annotated[Automatic | CellSearch | Fft1d, Field(discriminator="method")],
+    BeforeValidator(_named),
+]
+
+_SHIFT_RINGS = ((0.2, 6), (0.36, 9))
+"""Translations tried where the beam centre may be off: radius in units of the mean spacing of spots, points on the ring."""
 
 
 class Index(Parameters):
     """Indexing: what is known of the crystal, how to search, and when to believe the result."""
 
     cell: Annotated[
-        Cell | None, Field(description="a, b, c (Å), α, β, γ (degrees) of the conventional cell; none: found from the data")
+        Cell | None,
+        Field(description="a, b, c (Å), α, β, γ (degrees) of the conventional cell; none: found from the data"),
     ] = None
     space_group: Annotated[str | None, Field(description="Hermann-Mauguin symbol or number; none: proposed from the lattice")] = (
         None
     )
     max_lattices: Annotated[int, Field(ge=1, le=20, description="Lattices looked for on a frame")] = 1
-    method: CellSearch = CellSearch()
+    method: Indexer = Automatic()
     min_spots: Annotated[int, Field(ge=6, le=1000, description="Fewest spots a lattice must explain, and a frame must have")] = 8
     tolerance: Annotated[
         float,
         Field(
             gt=1e-5,
             lt=0.05,
-            description="Largest distance of a spot from its lattice point, 1/Å; never more than 0.3 of a row's spacing",
+            description="Largest distance of a spot from its lattice point, 1/Å; at most 0.3 of the shortest reciprocal axis",
         ),
     ] = 0.002
     log10_chance: Annotated[
         float,
         Field(
-            lt=0, ge=-100, description="Accept a lattice if random spots would show one as good with less than this chance (log10)"
+            lt=0, ge=-100, description="A lattice is accepted if random spots show one as good with less than this chance, log10"
         ),
     ] = -3.0
     length_tolerance: Annotated[
@@ -70,6 +79,14 @@ class Index(Parameters):
     angle_tolerance: Annotated[
         float, Field(gt=0, le=10, description="Largest difference of cell angles from the target, degrees")
     ] = 1.5
+    max_penalty: Annotated[
+        float,
+        Field(gt=0, le=10, description="Cell unknown: largest distortion by which symmetry may be imposed, percent or degrees"),
+    ] = 1.5
+    max_shift: Annotated[
+        float,
+        Field(ge=0, le=0.5, description="Largest error of the beam centre searched for, in mean spacings of the spots; 0: none"),
+    ] = 0.4
     min_misorientation: Annotated[
         float, Field(ge=0, le=10, description="Lattices nearer to each other than this are one, degrees")
     ] = 0.7
@@ -82,8 +99,7 @@ class Index(Parameters):
         ConfigError
             If the cell is impossible or contradicts the space group.
         """
-        if self.cell is not None:
-            check_cell(self.cell, self.space_group)
+        check_cell(self.cell, self.space_group)
         return CellTarget(self.cell, self.space_group)
 
     def index(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult:
@@ -101,107 +117,168 @@ class Index(Parameters):
         """
         if len(spots) < self.min_spots:
             return IndexingResult((), f"too few spots: {len(spots)}, indexing needs {self.min_spots}")
-        q, weight, rows = prepare_spots(spots, detector, beam)
+        left = spot_vectors(spots, detector, beam)
         found: list[Solution] = []
         lattices: list[IndexedLattice] = []
         reason = ""
         while len(found) < self.max_lattices:
-            solution, reason = self._find(q, weight, target, found)
-            if solution is None:
+            if len(left) < self.min_spots:
+                reason = f"no further lattice: {len(left)} spots are left"
+                break
+            solution = self._find(left, target, found)
+            if solution is None or not solution.accepted:
+                reason = "no periodicity found: too few spots of one crystal?" if solution is None else solution.complaint
                 break
             found.append(solution)
-            inliers = solution.verdict.inliers
-            lattices.append(_indexed(solution, rows))
-            q, weight, rows = q[~inliers], weight[~inliers], rows[~inliers]
-            if len(rows) < self.min_spots:
-                reason = f"no further lattice: {len(rows)} spots are left"
-                break
+            lattices.append(solution.indexed())
+            left = solution.spots.without(solution.verdict.inliers)
         return IndexingResult(tuple(lattices), reason)
 
-    def _find(self, q: Floats, weight: Floats, target: CellTarget, found: list[Solution]) -> tuple[Solution | None, str]:
-        """Return the best acceptable lattice, or None and the reason."""
+    def _find(self, spots: SpotVectors, target: CellTarget, found: list[Solution]) -> Solution | None:
+        """Return the best lattice, acceptable or not."""
+        if target.cell is None:
+            return self._find_without_cell(spots, target, found)
+        if isinstance(self.method, Fft1d):
+            return self._find_by_transforms(spots, self.method, known_lattice(target), found)
+        search = self.method if isinstance(self.method, CellSearch) else self.method.with_cell
         lattice = known_lattice(target)
-        tolerance = self.tolerance
         best: Solution | None = None
-        for attempt in self.method.attempts():
-            for basis in self.method.search(q, weight, lattice, attempt, tolerance):
-                solution = self._examine(self.method.polish(basis, q, weight, lattice, tolerance), q, lattice, found)
-                if best is None or _rank(solution) < _rank(best):
-                    best = solution
-            if best is not None and not best.complaint:
-                return best, ""
-            if attempt.n_spots >= len(q) and attempt.low_resolution:
-                continue
-        return None, best.complaint if best is not None else "no periodicity found"
+        for attempt in search.attempts():
+            best = self._try(search, spots, lattice, attempt, found, best)
+            if best is not None and best.accepted:
+                break
+        if self.max_shift > 0 and not found:
+            if best is not None and best.accepted and best.verdict.loose:
+                shifted = self._fit_shift(spots, best.basis, lattice)
+                best = shifted if _clearly_better(shifted, best) else best
+            if best is None or _doubtful(best):
+                best = self._find_shifted(search, spots, lattice, best)
+        return best
 
-    def _examine(self, basis: Floats, q: Floats, lattice: KnownLattice, found: list[Solution]) -> Solution:
+    def _try(
+        self,
+        search: CellSearch,
+        spots: SpotVectors,
+        lattice: KnownLattice,
+        attempt: Attempt,
+        found: list[Solution],
+        best: Solution | None,
+    ) -> Solution | None:
+        """Return the better of ``best`` and what an attempt finds."""
+        for basis in search.search(spots.q, spots.weight, lattice, attempt, self.tolerance):
+            fitted = search.polish(basis, spots.q, spots.weight, lattice, self.tolerance)
+            solution = self._examine(spots, fitted, lattice, found)
+            if solution.better_than(best):
+                best = solution
+            if not _doubtful(solution):
+                break
+        return best
+
+    def _find_shifted(
+        self, search: CellSearch, spots: SpotVectors, lattice: KnownLattice, best: Solution | None
+    ) -> Solution | None:
+        """Return the better of ``best`` and what is found with the detector translated."""
+        spacing = float(np.mean(np.linalg.norm(np.linalg.inv(lattice.reduced), axis=0)))
+        slope = float(np.median(np.linalg.norm(spots.slope(), axis=1)))
+        for shift in _ring_points(self.max_shift, spacing / slope):
+            moved = spots.shifted(shift)
+            for basis in search.search(moved.q, moved.weight, lattice, FIRST, self.tolerance)[:1]:
+                solution = self._fit_shift(moved, basis, lattice)
+                best = solution if _clearly_better(solution, best) else best
+            if best is not None and best.accepted and not _doubtful(best):
+                break
+        return best
+
+    def _fit_shift(self, spots: SpotVectors, basis: Floats, lattice: KnownLattice) -> Solution:
+        """Fit lattice and translation together and judge the lattice."""
+        fitted, shift = basis.copy(), np.zeros(2)
+        last = min(self.tolerance, 0.3 / float(np.max(np.linalg.norm(basis, axis=1))))
+        fit_lattice_and_shift(
+            fitted, spots.q, spots.slope(), spots.weight, np.array([2 * last, 1.5 * last, last, last, last]), shift
+        )
+        moved = spots.shifted((spots.shift[0] + float(shift[0]), spots.shift[1] + float(shift[1])))
+        return self._examine(moved, fitted, lattice, [])
+
+    def _find_without_cell(self, spots: SpotVectors, target: CellTarget, found: list[Solution]) -> Solution | None:
+        search = self.method if isinstance(self.method, Fft1d) else getattr(self.method, "without_cell", Fft1d())
+        best: Solution | None = None
+        for basis in search.search(spots.q, spots.weight, self.tolerance):
+            solution = self._examine_free(spots, search.polish(basis, spots.q, spots.weight, self.tolerance), target, found)
+            if solution.better_than(best):
+                best = solution
+            if not _doubtful(solution):
+                break
+        return best
+
+    def _find_by_transforms(
+        self, spots: SpotVectors, search: Fft1d, lattice: KnownLattice, found: list[Solution]
+    ) -> Solution | None:
+        """Find lattices without use of the cell, and compare them with it."""
+        best: Solution | None = None
+        for basis in search.search(spots.q, spots.weight, self.tolerance):
+            fitted = search.polish(basis, spots.q, spots.weight, self.tolerance)
+            matched = match_target(fitted, lattice, self.length_tolerance)
+            solution = self._examine(spots, fitted if matched is None else matched, lattice, found)
+            if solution.better_than(best):
+                best = solution
+            if not _doubtful(solution):
+                break
+        return best
+
+    def _examine(self, spots: SpotVectors, basis: Floats, lattice: KnownLattice, found: list[Solution]) -> Solution:
         """Judge a candidate of known cell."""
-        ranges = (2.0 * self.length_tolerance, 2.0 * float(np.radians(self.angle_tolerance)))
-        verdict = judge(basis, q, self.tolerance, ranges)
+        ranges = (2.0 * self.length_tolerance, 2.0 * math.radians(self.angle_tolerance))
+        verdict = judge(basis, spots.q, self.tolerance, ranges)
         conventional = lattice.to_conventional @ basis
-        cell = cell_of(conventional)
-        length, angle = cell_deviation(cell, lattice.cell)
         complaint = ""
         if verdict.count < self.min_spots or verdict.log10_p > self.log10_chance:
             complaint = (
-                f"no lattice of the target cell: the best explains {verdict.count} of {len(q)} spots "
-                f"(chance 1e{verdict.log10_p:.0f}, 1e{self.log10_chance:.0f} is asked); "
-                "check cell, beam centre, distance and wavelength if most frames fail so"
+                f"no lattice of the target cell: the best explains {verdict.count} of {len(spots)} spots, which is no more than "
+                "chance; check cell, beam centre, distance and wavelength if most frames fail so"
             )
-        elif length > self.length_tolerance or angle > self.angle_tolerance:
-            complaint = (
-                f"a lattice explains {verdict.count} of {len(q)} spots, but its cell {cell_text(cell)} "
-                f"is not the target {cell_text(lattice.cell)}"
-            )
+        elif wrong := cell_complaint(cell_of(conventional), lattice.cell, self.length_tolerance, self.angle_tolerance):
+            complaint = f"a lattice explains {verdict.count} of {len(spots)} spots, but {wrong}"
         else:
-            a_matrix = np.linalg.inv(basis)
-            for other in found:
-                apart = misorientation(a_matrix, np.linalg.inv(other.basis), lattice.rotations.astype(np.int64))
-                if apart < self.min_misorientation:
-                    complaint = f"no further lattice: the next best is the same to {apart:.2f} degrees"
-        return Solution(basis, conventional, lattice.space_group, verdict, complaint)
+            complaint = self._repeats(basis, found, lattice.rotations)
+        return Solution(spots, basis, conventional, lattice.space_group, verdict, complaint)
+
+    def _examine_free(self, spots: SpotVectors, basis: Floats, target: CellTarget, found: list[Solution]) -> Solution:
+        """Judge a candidate of unknown cell."""
+        verdict = judge(basis, spots.q, self.tolerance, (math.log(200.0 / 5.0), 1.0))
+        if verdict.count < self.min_spots or verdict.log10_p > self.log10_chance:
+            complaint = (
+                f"no lattice found: the best explains {verdict.count} of {len(spots)} spots, which is no more than chance; "
+                "give the cell, or more spots"
+            )
+            return Solution(spots, basis, basis, "P 1", verdict, complaint)
+        conventional, group, complaint = conventional_basis(basis, target.space_group, 100.0 * self.max_penalty)
+        if not complaint and found:
+            complaint = self._repeats(basis, found, lattice_rotations(cell_of(basis), 1.0).astype(np.float64))
+        return Solution(spots, basis, conventional, group, verdict, complaint)
+
+    def _repeats(self, basis: Floats, found: list[Solution], rotations: Floats) -> str:
+        """Return a complaint if the lattice is one of those found already."""
+        for other in found:
+            apart = misorientation(np.linalg.inv(basis), np.linalg.inv(other.basis), rotations.astype(np.int64))
+            if apart < self.min_misorientation:
+                return f"no further lattice: the next best is a found one to {apart:.2f} degrees"
+        return ""
 
 
-def _rank(solution: Solution) -> tuple[bool, float]:
-    return (bool(solution.complaint), solution.verdict.log10_p)
+def _doubtful(solution: Solution) -> bool:
+    """Whether a lattice explains so few of the spots that the beam centre may be wrong."""
+    return not solution.accepted or solution.verdict.count < 0.7 * len(solution.spots)
 
 
-def _indexed(solution: Solution, rows: NDArray[np.int64]) -> IndexedLattice:
-    """Return the solution in the setting of its space group, the cell constrained."""
-    inliers = solution.verdict.inliers
-    to_conventional = np.rint(solution.conventional @ np.linalg.inv(solution.basis)).astype(np.int32)
-    hkl = solution.verdict.hkl[inliers] @ to_conventional.T
-    a_matrix = symmetrized_orientation(np.linalg.inv(solution.conventional), solution.space_group)
-    order = np.argsort(rows[inliers])
-    crystal = Crystal(as_matrix(a_matrix), solution.space_group)
-    return IndexedLattice(crystal, rows[inliers][order], hkl[order].astype(np.int32), solution.verdict.log10_p)
+def _clearly_better(shifted: Solution, plain: Solution | None) -> bool:
+    """Whether a translated detector explains the spots so much better that it is to be believed."""
+    return plain is None or (shifted.better_than(plain) and shifted.verdict.log10_p < 1.2 * plain.verdict.log10_p)
 
 
-def prepare_spots(spots: SpotTable, detector: Detector, beam: Beam) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Return q (n, 3) in 1/Å, weights (n,) of at most 1 and rows of the table, strongest spot first.
-
-    The weight grows as the logarithm of the signal to noise: strong spots are surer, but an ice spot must not decide.
-    """
-    snr = spots["snr"].astype(np.float64)
-    if not np.any(snr > 0):
-        snr = np.maximum(spots["intensity"].astype(np.float64), 0.0)
-        scale = float(np.median(snr))
-        snr = 5.0 * snr / scale if scale > 0 else np.ones(len(snr))
-    snr = np.nan_to_num(np.maximum(snr, 0.0))
-    rows = np.argsort(-snr, kind="stable")
-    q = spots_to_q(
-        spots["panel"][rows],
-        spots["fast"][rows],
-        spots["slow"][rows],
-        detector.d_matrices,
-        detector.pixel_sizes,
-        detector.sensors,
-        beam.s0,
-    )
-    weight = np.log1p(np.clip(snr[rows], 1.0, 50.0))
-    return q, weight / weight[0], rows
-
-
-def cell_text(cell: Cell) -> str:
-    """Return a cell as people write it."""
-    return " ".join(f"{v:.1f}" for v in cell)
+def _ring_points(max_shift: float, unit: float) -> Iterator[tuple[float, float]]:
+    """Yield translations (mm) on rings; ``unit`` is the mean spacing of spots in mm."""
+    for radius, count in _SHIFT_RINGS:
+        if radius <= max_shift:
+            for k in range(count):
+                phi = 2.0 * math.pi * k / count
+                yield (radius * unit * math.cos(phi), radius * unit * math.sin(phi))

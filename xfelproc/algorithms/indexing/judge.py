@@ -25,12 +25,16 @@ MAX_FRACTION = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """How a lattice explains spots: ``log10_p`` is the chance that random spots show such a lattice anywhere in the search."""
+    """How a lattice explains spots: ``log10_p`` is the chance that random spots show such a lattice anywhere in the search.
+
+    ``tolerance`` is the one at which that is smallest, ``loose`` whether it is the widest.
+    """
 
     log10_p: float
     tolerance: float
     inliers: NDArray[np.bool_]
     hkl: NDArray[np.int32]
+    loose: bool
 
     @property
     def count(self) -> int:
@@ -69,4 +73,4 @@ def judge(basis: Floats, q: Floats, largest: float, ranges: tuple[float, float])
         chance = log10_poisson_tail(count, mean) + log10_hypotheses(float(tolerance), q_rms, ranges)
         if chance < best:
             best, best_tolerance = chance, float(tolerance)
-    return Verdict(best, best_tolerance, near & (distance < tolerances[0]), hkl)
+    return Verdict(best, best_tolerance, near & (distance < tolerances[0]), hkl, best_tolerance == tolerances[0])

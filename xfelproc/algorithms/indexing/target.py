@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -28,6 +28,12 @@ class KnownLattice:
     reduced: Floats
     to_conventional: Floats
     rotations: Floats
+
+    @cached_property
+    def two_senses(self) -> tuple[bool, bool, bool]:
+        """For each reduced axis, whether no rotation of the lattice reverses it."""
+        reverses = [any(np.array_equal(m[k], -np.eye(3)[k]) for m in self.rotations) for k in range(3)]
+        return (not reverses[0], not reverses[1], not reverses[2])
 
     @property
     def volume(self) -> float:
@@ -55,7 +61,7 @@ def known_lattice(target: CellTarget) -> KnownLattice:
     return KnownLattice(cell, name, reduced, to_conventional, lattice_rotations(cell_of(reduced), 1.0).astype(np.float64))
 
 
-def check_cell(cell: Cell, name: str | None) -> str:
+def check_cell(cell: Cell | None, name: str | None) -> str:
     """Return the space group's symbol ("P 1" if there is none), having checked that the cell is possible and fits it.
 
     Raises
@@ -63,22 +69,28 @@ def check_cell(cell: Cell, name: str | None) -> str:
     ConfigError
         If the lengths are not positive, the angles form no cell, the group is unknown, or the cell contradicts it.
     """
+    if cell is None:
+        return "P 1" if name is None else _group(name)
     if min(cell[:3]) <= 0 or not all(0 < v < 180 for v in cell[3:]) or not cell_volume(cell) > 0:
         raise ConfigError(f"cell {_text(cell)} is impossible: lengths must be positive and the angles able to form a cell")
     if name is None:
         return "P 1"
-    try:
-        group = space_group(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    symmetric = symmetrized_cell(cell, group.xhm())
+    group = _group(name)
+    symmetric = symmetrized_cell(cell, group)
     length, angle = cell_deviation(cell, symmetric)
     if length > 0.02 or angle > 1.5:
         raise ConfigError(
-            f"cell {_text(cell)} does not fit space group {group.xhm()}, which demands e.g. {_text(symmetric)}: "
+            f"cell {_text(cell)} does not fit space group {group}, which demands e.g. {_text(symmetric)}: "
             "check the order of the axes and the setting"
         )
-    return str(group.xhm())
+    return group
+
+
+def _group(name: str) -> str:
+    try:
+        return str(space_group(name).xhm())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _text(cell: Cell) -> str:

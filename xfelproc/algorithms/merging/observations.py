@@ -124,3 +124,43 @@ def concatenate(parts: Sequence[Observations]) -> Observations:
     }
     lattice = np.concatenate([p.lattice + offset for p, offset in zip(parts, offsets[:-1], strict=True)])
     return Observations(lattice=lattice, **columns, n_lattices=int(offsets[-1]))
+
+
+def from_scaled(
+    hkl: NDArray[np.int32],
+    intensity: Floats,
+    sigma: Floats,
+    lattice: NDArray[np.int64],
+    inverse_d2: Floats,
+    half: NDArray[np.uint8],
+) -> Observations:
+    """Return observations that were integrated and scaled elsewhere (an unmerged MTZ, XDS_ASCII): full, their σ taken as given.
+
+    Parameters
+    ----------
+    hkl, intensity, sigma, inverse_d2
+        One row an observation.
+    lattice
+        Number of the batch or sweep of each, from 0; rows need not be sorted.
+    half
+        (n_lattices,) half-set of each.
+    """
+    order = np.argsort(lattice, kind="stable")
+    n = len(order)
+    return Observations(
+        lattice=lattice[order].astype(np.int64),
+        hkl=np.ascontiguousarray(hkl[order], dtype=np.int32),
+        intensity=intensity[order].astype(np.float64),
+        variance_fixed=sigma[order].astype(np.float64) ** 2,
+        variance_gain=np.zeros(n),
+        excitation=np.zeros(n),
+        partiality=np.ones(n),
+        inverse_d2=inverse_d2[order].astype(np.float64),
+        polarization=np.ones(n),
+        panel=np.zeros(n, dtype=np.int32),
+        fast=np.zeros(n, dtype=np.float32),
+        slow=np.zeros(n, dtype=np.float32),
+        flags=np.full(n, int(ReflectionFlag.INTEGRATED), dtype=np.uint16),
+        half=np.asarray(half, dtype=np.uint8),
+        n_lattices=len(half),
+    )

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from xfelproc.algorithms.merging.observations import Observations
 from xfelproc.kernels.scaling import wilson_log_likelihood, wilson_scales
@@ -92,6 +91,8 @@ def fit_common_width(observations: Observations) -> tuple[float, float]:
         p = np.maximum(gaussian(sample.excitation, sample.inverse_d2, constant, slope), FLOOR)
         scales, means = wilson_scales(sample.intensity, variance, p, sample.lattice, bins, sample.n_lattices, SHELLS, 4)
         return -float(wilson_log_likelihood(sample.intensity, sigma, scales[sample.lattice] * means[bins] * p))
+
+    from scipy.optimize import minimize  # a second to import: not at every start
 
     start = np.log([0.5 * spread, 0.5 * spread])
     found = minimize(negative, start, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 0.5, "maxfev": 80})

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 class GroupSums:
     """What the statistics need of each merged reflection beside the MergedTable; all (n_merged,) unless said.
 
-    ``residual`` and ``total`` are Σ|I - kJ| and Σ kJ; ``anomalous`` (n, 2) is I(+) - I(-) of each half (NaN: not both measured).
+    ``residual`` and ``total`` are Σ|I - kJ| and ΣI; ``anomalous`` (n, 2) is I(+) - I(-) of each half (NaN: not both measured).
     """
 
     residual: Floats

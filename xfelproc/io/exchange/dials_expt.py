@@ -184,12 +184,12 @@ def _panel(d: Json, outer: Frame3, path: str) -> Panel:
 def _rotation(values: Any, name: str) -> list[tuple[str, Vector3, float]]:
     """Return a fixed rotation as an axis and an angle in degrees; none for the identity."""
     matrix = np.asarray(values, dtype=np.float64).reshape(3, 3)
-    vector = _rotation_vector(matrix)
+    vector = rotation_vector(matrix)
     angle = float(np.linalg.norm(vector))
     return [(name, as_vector(vector / angle), float(np.degrees(angle)))] if angle > 1e-12 else []
 
 
-def _rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the rotation vector (radians), by the quaternion: exact near 0° and 180° too."""
     m = matrix
     k = np.array(

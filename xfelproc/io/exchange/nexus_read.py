@@ -302,7 +302,9 @@ def _modules(detector: Any, path: str, notes: list[str]) -> tuple[Module, ...]:
     groups = find(detector, "NXdetector_module", "module")
     found = [_module(g, detector, path) for g in groups if "fast_pixel_direction" in g and "slow_pixel_direction" in g]
     if found:
-        return tuple(found)
+        # HDF5 lists groups by name, which puts p10 before p2; the order of panels is that of the data
+        origins = {m.origin for m in found}
+        return tuple(sorted(found, key=lambda m: m.origin) if len(origins) == len(found) else found)
     notes.append(
         "no NXdetector_module: position from beam centre and distance, fast to the right and slow down, perpendicular to the beam"
     )
@@ -375,7 +377,7 @@ def _goniometer(entry: Any, detector: Any, path: str, notes: list[str]) -> tuple
             names=tuple(a.path.rsplit("/", 1)[-1] for a in chain),
             scan_axis=scan_axis,
         )
-        return goniometer, _scan(chain[scan_axis], entry.file, exposure) if moving else None
+        return goniometer, (_scan(chain[scan_axis], entry.file, exposure) if moving else None)
     return _plain_goniometer(entry, exposure, notes)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from xfelproc.errors import DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
+from xfelproc.io.sources.compression import is_wrapped
 from xfelproc.io.sources.detect import detect
 from xfelproc.io.sources.settings import SourceSettings
 
@@ -33,6 +35,8 @@ def open_source(path: str | Path, settings: SourceSettings | None = None) -> Fra
     kind = detect(Path(path))
     # each reader is imported when the first file of its format is opened
     if kind == "hdf5":
+        if is_wrapped(Path(path)):
+            raise DataError("HDF5 inside gzip, bzip2 or xz cannot be read frame by frame: unwrap it first", path)
         source: FrameSource = import_module("xfelproc.io.sources.hdf5").open_hdf5(path, settings)
         return source
     if kind == "cbf":

@@ -26,6 +26,9 @@ COPY_AGAIN = "copy it again from its origin, or leave it out"
 _BLOCK = 1 << 16
 _PACKED = np.array([0, 4, 5, 6, 7, 8, 16, 65], dtype=np.int64)
 _PACKED_V2 = np.array([0, *range(3, 17), 65], dtype=np.int64)
+WIDER = {"i1": "i2", "u1": "u2"}
+"""Types of pixels that are too narrow for a frame, and what they become."""
+
 _DTYPES = {
     "signed 8-bit integer": "i1",
     "unsigned 8-bit integer": "u1",
@@ -250,14 +253,15 @@ def _decode(content: NDArray[np.uint8], section: BinarySection, array: NDArray[A
 
 def _expand(data: NDArray[np.uint8], section: BinarySection, array: NDArray[Any], path: Path) -> int:
     if section.conversion == "none":
-        if data.size < array.nbytes:
+        dtype = np.dtype(section.dtype).newbyteorder(">" if section.big_endian else "<")
+        size = array.size * dtype.itemsize
+        if data.size < size:
             return -1
-        stored = data[: array.nbytes].view(np.dtype(section.dtype).newbyteorder(">" if section.big_endian else "<"))
-        array[...] = stored.reshape(array.shape)
-        return array.nbytes
+        array[...] = data[:size].view(dtype).reshape(array.shape)
+        return size
     if array.dtype.kind == "f":
         raise DataError(f"compression {section.conversion!r} of real numbers is not read: convert it to integers", path)
-    info = np.iinfo(array.dtype)
+    info = np.iinfo(section.dtype)
     if section.conversion == "byte_offset":
         return int(decode_byte_offset(data, array.reshape(-1), info.min, info.max))
     if section.conversion in ("packed", "packed_v2"):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
 from xfelproc.io.sources import imgcif
-from xfelproc.io.sources.cbf import BinarySection, CbfHeader, read_header, read_sections
+from xfelproc.io.sources.buffers import POOL
+from xfelproc.io.sources.cbf import WIDER, BinarySection, CbfHeader, read_header, read_sections
 from xfelproc.io.sources.header import Header, with_sensor
 from xfelproc.io.sources.image import ImageSource, frame_number
 from xfelproc.io.sources.minicbf import parse_comments, read_comments, trusted_range
@@ -38,16 +39,16 @@ class CbfSource(ImageSource):
     def __init__(self, path: str | Path, settings: SourceSettings) -> None:
         super().__init__(path, settings)
         self._opened: _Opened | None = None
-        self._slab: NDArray[Any] | None = None
         self.n_frames = len(self._open().frames) or 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_opened": None, "_slab": None}
+        return {**super().__getstate__(), "_opened": None}
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the pixels."""
-        return np.dtype(self._open().header.sections[0].dtype)
+        stored = self._open().header.sections[0].dtype
+        return np.dtype(WIDER.get(stored, stored))
 
     def _open(self) -> _Opened:
         if self._opened is None:
@@ -104,7 +105,7 @@ class CbfSource(ImageSource):
         return self._imgcif(opened, opened.block, list(opened.frames)[index]).experiment
 
     def read_pixels(self, index: int) -> NDArray[Any]:
-        """Return the pixels of frame ``index`` as a slab: its arrays one below another, in a buffer that is used again."""
+        """Return the pixels of frame ``index`` as a slab: its arrays one below another."""
         opened = self._open()
         sections = self._sections(opened, index)
         widths = {section.shape[2] for section in sections}
@@ -114,13 +115,12 @@ class CbfSource(ImageSource):
                 f"its arrays differ in width {sorted(widths)} or type {sorted(types)}: convert it to one array", self.path
             )
         heights = [section.shape[0] * section.shape[1] for section in sections]
-        shape, dtype = (sum(heights), widths.pop()), np.dtype(types.pop())
-        if self._slab is None or self._slab.shape != shape or self._slab.dtype != dtype:
-            self._slab = np.empty(shape, dtype=dtype)
+        shape, dtype = (sum(heights), widths.pop()), self.dtype
+        slab = POOL.take(shape, dtype)
         tops = np.concatenate([[0], np.cumsum(heights)])
-        parts = [self._slab[tops[i] : tops[i + 1]].reshape(section.shape) for i, section in enumerate(sections)]
+        parts = [slab[tops[i] : tops[i + 1]].reshape(section.shape) for i, section in enumerate(sections)]
         read_sections(Path(self.path), sections, parts)
-        return self._slab
+        return slab
 
     def _sections(self, opened: _Opened, index: int) -> list[BinarySection]:
         if opened.block is None:

@@ -22,6 +22,12 @@ def wrapper_of(start: bytes) -> str:
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
 
 
+def is_wrapped(path: Path) -> bool:
+    """Return whether a file is wrapped by gzip, bzip2 or xz."""
+    with path.open("rb") as file:
+        return bool(wrapper_of(file.read(8)))
+
+
 def check_file(path: Path) -> None:
     """Refuse what is not a file with content.
 

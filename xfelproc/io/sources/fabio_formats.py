@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
-from xfelproc.io.sources.compression import check_file, read_all, wrapper_of
+from xfelproc.io.sources.compression import check_file, is_wrapped, read_all
 from xfelproc.io.sources.header import Header, facing_detector
 from xfelproc.io.sources.image import ImageSource, frame_number
 from xfelproc.io.sources.settings import SourceSettings
@@ -26,15 +26,39 @@ _ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError,
 @contextmanager
 def _unwrapped(path: Path) -> Iterator[Path]:
     """Give a plain file: the path itself, or an unwrapped copy under its own suffix, removed afterwards."""
-    with path.open("rb") as file:
-        wrapped = bool(wrapper_of(file.read(8)))
-    if not wrapped:
+    if not is_wrapped(path):
         yield path
         return
     with tempfile.NamedTemporaryFile(suffix="_" + path.stem) as copy:
         copy.write(read_all(path))
         copy.flush()
         yield Path(copy.name)
+
+
+class _Messages(logging.Handler):
+    """Collects what fabio logs: it fills what is missing at the end of a file with zeros and only says so there."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+        self.logger = logging.getLogger("fabio")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def incomplete(self) -> str:
+        """Return the message that says so if the file is cut short, else an empty string."""
+        words = ("incomplete", "truncat", "too short", "filling", "missing data", "end of file", "padding")
+        return next((t for t in self.texts if any(w in t.lower() for w in words)), "")
+
+    def __enter__(self) -> _Messages:
+        self.propagate, self.logger.propagate = self.logger.propagate, False
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.removeHandler(self)
+        self.logger.propagate = self.propagate
 
 
 def _open(path: Path) -> Any:
@@ -48,8 +72,7 @@ def _open(path: Path) -> Any:
     import fabio
 
     check_file(path)
-    logging.getLogger("fabio").setLevel(logging.CRITICAL)  # it logs what it raises
-    with _unwrapped(path) as plain:
+    with _unwrapped(path) as plain, _Messages() as messages:
         try:
             image = fabio.open(str(plain))
             image.data  # noqa: B018  (decoded here, while the unwrapped copy exists)
@@ -58,6 +81,8 @@ def _open(path: Path) -> Any:
                 f"is no image that can be read ({type(error).__name__}: {error}): see that it is complete and of a known format",
                 path,
             ) from error
+    if messages.incomplete():
+        raise DataError(f"is cut short ({messages.incomplete()}): copy it again from its origin, or leave it out", path)
     if image.data is None or np.ndim(image.data) != 2:
         raise DataError("holds no two-dimensional image: see that it is complete and of a known format", path)
     return image
@@ -100,7 +125,7 @@ class FabioSource(ImageSource):
             raise DataError(f"frame cannot be read ({error}): see that the file is complete", self.path, index) from error
         if data.shape != self.shape:
             raise DataError(f"frame has shape {data.shape}, the first one {self.shape}: split the file", self.path, index)
-        return data.astype(self._dtype, copy=False)
+        return data
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:

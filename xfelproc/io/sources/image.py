@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.errors import DataError
+from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
+from xfelproc.io.sources.buffers import POOL
 from xfelproc.io.sources.header import Header
-from xfelproc.io.sources.masks import build_mask, describe_mask, to_stack
-from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference
+from xfelproc.io.sources.masks import build_mask, describe_mask, slab_shape, stack_shapes, to_stack
+from xfelproc.io.sources.overrides import (
+    UNSET_DISTANCE,
+    apply_settings,
+    describe_overrides,
+    detector_distance,
+    load_reference,
+    unused_of,
+)
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Detector, Experiment
 from xfelproc.models.frames import Frame, FrameRef
@@ -35,8 +44,19 @@ class _Prepared:
     header: Header
     experiment: Experiment
     missing: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     mask: NDArray[np.uint8] | None = None
-    stack: NDArray[Any] | None = None
+
+
+@lru_cache(maxsize=8)
+def _same_detector(detector: Detector) -> Detector:
+    """Return the first detector that was equal to this one."""
+    return detector
+
+
+@lru_cache(maxsize=2)
+def _static_mask(detector: Detector, settings: SourceSettings) -> NDArray[np.uint8]:
+    return build_mask(detector, settings)
 
 
 class ImageSource(FrameSource):
@@ -62,7 +82,10 @@ class ImageSource(FrameSource):
 
     @abstractmethod
     def read_pixels(self, index: int) -> NDArray[Any]:
-        """Return the pixels of frame ``index``: the stack, or a slab (slow, fast) that holds all panels."""
+        """Return the pixels of frame ``index``: the stack, or a slab (slow, fast) that holds all panels.
+
+        What is read-only or of another type than `dtype` is copied.
+        """
 
     def header_experiment(self, index: int, header: Header) -> Experiment:
         """Return the header's models of frame ``index``; only scans differ from frame to frame."""
@@ -89,8 +112,10 @@ class ImageSource(FrameSource):
         """Return what is in the file, without reading pixels."""
         prepared = self._prepare()
         notes = [f"{name} not stated: set it in [input], or give a geometry file" for name in prepared.missing]
-        notes += [*prepared.header.notes, *describe_overrides(self.settings)]
-        mask = "; ".join(text for text in (prepared.header.mask, describe_mask(self.settings)) if text)
+        notes += [*prepared.header.notes, *describe_overrides(self.settings), *prepared.notes]
+        regions = sum(len(p.mask) for p in prepared.experiment.detector.panels)
+        own = f"{regions} untrusted rectangles of the geometry" if regions else ""
+        mask = "; ".join(text for text in (prepared.header.mask, own, describe_mask(self.settings)) if text)
         return SourceSummary(
             self.path, prepared.header.format, self.n_frames, str(self.dtype), prepared.experiment, mask, tuple(notes)
         )
@@ -99,11 +124,11 @@ class ImageSource(FrameSource):
         """Return the mask common to all frames; read-only and cached."""
         prepared = self._prepare()
         if prepared.mask is None:
-            prepared.mask = build_mask(prepared.experiment.detector, self.settings)
+            prepared.mask = _static_mask(prepared.experiment.detector, self.settings)
         return prepared.mask
 
     def read(self, index: int, source: int = 0) -> Frame:
-        """Return frame ``index``; its pixels live in a buffer that the next read overwrites.
+        """Return frame ``index``; its pixels live in memory that is used again when nobody holds them.
 
         Raises
         ------
@@ -111,23 +136,28 @@ class ImageSource(FrameSource):
             If the frame cannot be read; names file and frame.
         """
         experiment = self.experiment(index)
-        prepared = self._prepare()
         detector = experiment.detector
         try:
             raw = self.read_pixels(index)
-            stack = to_stack(raw, detector, self._stack(prepared, detector, raw.dtype))
+            buffer = self._buffer(detector, raw)
+            stack = to_stack(raw, detector, buffer)
+            if stack is not buffer and buffer is not None:
+                np.copyto(buffer, stack)
+                stack = buffer
         except DataError as error:
             raise DataError(error.message, self.path, index) from error
         except ValueError as error:
             raise DataError(f"{error}: give the geometry of this detector", self.path, index) from error
         return Frame(FrameRef(source, index), stack, self.static_mask(), detector.trusted_ranges, detector, experiment.beam)
 
-    def _stack(self, prepared: _Prepared, detector: Detector, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        if len(detector) == 1:
+    def _buffer(self, detector: Detector, raw: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the stack to fill; None where the pixels can stay where they were read to."""
+        if raw.flags.writeable and raw.dtype == self.dtype and len(detector) == 1:
             return None
-        if prepared.stack is None or prepared.stack.dtype != dtype:
-            prepared.stack = np.zeros(detector.stack_shape, dtype=dtype)
-        return prepared.stack
+        stack = POOL.take(detector.stack_shape, self.dtype)
+        if any(p.image_size != detector.panels[0].image_size for p in detector.panels):
+            stack.fill(0)  # padding
+        return stack
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.n_frames:
@@ -139,14 +169,24 @@ class ImageSource(FrameSource):
             own = header.experiment
             reference = load_reference(self.settings)
             experiment = apply_settings(own, self.settings, reference)
-            missing = list(header.missing)
-            if reference is not None:
-                missing = []
-            if experiment.beam.wavelength > 0:
-                missing = [m for m in missing if m != "wavelength"]
-            elif "wavelength" not in missing:
-                missing.append("wavelength")
-            if self.settings.distance is not None:
-                missing = [m for m in missing if m != "distance"]
-            self._prepared = _Prepared(header, experiment, tuple(missing))
+            notes = () if reference is None else unused_of(reference, experiment)
+            shapes, shape = stack_shapes(experiment.detector), slab_shape(own.detector)
+            if shape not in shapes:
+                raise ConfigError(
+                    f"geometry {self.settings.geometry} is of {' or '.join(str(s) for s in shapes)} pixels, "
+                    f"the frames of {self.path} have {shape}: give the geometry of this detector"
+                )
+            # files of a series share one detector and one mask: what is worked out for it is found again
+            experiment = replace(experiment, detector=_same_detector(experiment.detector))
+            self._prepared = _Prepared(header, experiment, _missing(header, experiment, reference is not None), notes)
         return self._prepared
+
+
+def _missing(header: Header, experiment: Experiment, has_reference: bool) -> tuple[str, ...]:
+    """Return what neither header nor settings nor geometry file state."""
+    missing = [] if has_reference else [name for name in header.missing if name == "pixel size"]
+    if abs(detector_distance(experiment.detector, experiment.beam)) < UNSET_DISTANCE:
+        missing.append("distance")
+    if not experiment.beam.wavelength > 0:
+        missing.append("wavelength")
+    return tuple(missing)

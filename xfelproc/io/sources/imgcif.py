@@ -56,11 +56,14 @@ def _text(value: str) -> str:
 
 def number(row: Row, name: str, default: float = 0.0) -> float:
     """Return the value of an item as a number; a standard uncertainty in brackets is left out."""
-    text = re.sub(r"\(\d+\)$", "", row.get(name, ""))
-    try:
-        return float(text) if text else default
-    except ValueError:
+    text = row.get(name, "")
+    if not text:
         return default
+    try:
+        return float(text)
+    except ValueError:
+        found = re.fullmatch(r"(.*)\(\d+\)", text)
+        return number({name: found[1]}, name, default) if found else default
 
 
 def has_geometry(block: gemmi.cif.Block) -> bool:

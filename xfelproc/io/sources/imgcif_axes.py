@@ -46,6 +46,7 @@ class AxisTree:
     def __init__(self, axes: Iterable[Axis], path: object = None) -> None:
         self.axes = {axis.name: axis for axis in axes}
         self.path = path
+        self._affine: dict[str, tuple[Floats, Floats]] = {}
 
     def __getitem__(self, name: str) -> Axis:
         if name not in self.axes:
@@ -67,16 +68,26 @@ class AxisTree:
 
         ``settings`` (angle, displacement) replace those of the axes.
         """
+        left = dict(settings or {})
         for link in self.chain(name):
+            if not left:
+                turn, shift = self._to_lab(link)
+                return points @ turn.T + shift
             axis = self[link]
-            angle, displacement = (settings or {}).get(link, (axis.angle, axis.displacement))
-            vector = np.asarray(axis.vector)
-            if axis.kind == "rotation":
-                points = points @ rotation_matrix(np.radians(angle) * vector).T
-            elif axis.kind == "translation":
-                points = points + displacement * vector
-            points = points + np.asarray(axis.offset)
+            turn, shift = _move(axis, *left.pop(link, (axis.angle, axis.displacement)))
+            points = points @ turn.T + shift
         return points
+
+    def _to_lab(self, name: str) -> tuple[Floats, Floats]:
+        """Return rotation and shift from what is attached to axis ``name`` to the laboratory, all axes at their settings."""
+        if name not in self._affine:
+            axis = self[name]
+            turn, shift = _move(axis, axis.angle, axis.displacement)
+            if axis.depends_on:
+                outer_turn, outer_shift = self._to_lab(axis.depends_on)
+                turn, shift = outer_turn @ turn, outer_turn @ shift + outer_shift
+            self._affine[name] = (turn, shift)
+        return self._affine[name]
 
     def frame(self, name: str) -> tuple[Vector3, Vector3, Vector3]:
         """Return the laboratory x axis, y axis and origin of what is attached to axis ``name``."""
@@ -98,6 +109,14 @@ class AxisTree:
         raise DataError(
             f"the axes {', '.join(sorted(wanted))} do not depend on one another: give a geometry file instead", self.path
         )
+
+
+def _move(axis: Axis, angle: float, displacement: float) -> tuple[Floats, Floats]:
+    """Return rotation and shift of an axis at a setting."""
+    vector, offset = np.asarray(axis.vector), np.asarray(axis.offset)
+    if axis.kind == "rotation":
+        return rotation_matrix(np.radians(angle) * vector), offset
+    return np.eye(3), offset + displacement * vector if axis.kind == "translation" else offset
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class MarCcdSource(ImageSource):
                 self.path,
             )
         stored = np.frombuffer(content, dtype=self.stored, count=count, offset=HEADER)
-        return stored.astype(self.dtype, copy=False).reshape(self.shape)
+        return stored.reshape(self.shape)
 
 
 def read_marccd(fields: dict[str, float], size: tuple[int, int], number: int) -> Header:

@@ -123,8 +123,15 @@ def _two_theta(detector: Detector, comments: Comments) -> tuple[Detector, list[s
     return Detector((moved,)), [f"Detector_2theta {angle:g} degrees: taken as a rotation about +x, which the header does not state"]
 
 
-def _axis(text: str) -> tuple[Vector3, str]:
-    """Return the spindle of ``Oscillation_axis`` in the laboratory frame, and a note (empty if it is certain)."""
+# spindles that the headers of these detectors (serial number) do not state rightly: Diamond I24, vertical, up
+_SPINDLES: dict[str, Vector3] = {"60-0119": (0.0, 1.0, 0.0)}
+
+
+def _axis(text: str, detector: str) -> tuple[Vector3, str]:
+    """Return the spindle in the laboratory frame, from the serial number or ``Oscillation_axis``, and a note."""
+    for serial, known in _SPINDLES.items():
+        if serial in detector and "FAST" not in text.upper():
+            return known, f"spindle of the beamline of detector {serial}"
     name = text.upper().replace(" ", "")
     sign = -1.0 if "CCW" in name else 1.0
     for word, vector in (
@@ -146,7 +153,7 @@ def _rotation(comments: Comments, frame_number: int) -> tuple[Goniometer | None,
     width = comments.number("Angle_increment") or 0.0
     if start is None:
         return None, None, []
-    vector, note = _axis(comments.values.get("Oscillation_axis", ""))
+    vector, note = _axis(comments.values.get("Oscillation_axis", ""), comments.detector)
     goniometer = Goniometer((vector,), (start,), ("omega",), 0)
     notes = [note]
     fixed = [f"{name} {value:g}" for name in ("Kappa", "Chi", "Phi") if (value := comments.number(name) or 0.0) != 0]

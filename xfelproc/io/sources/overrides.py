@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,9 @@ from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Beam, Detector, Experiment, Panel, as_vector
 
 Floats = NDArray[np.float64]
+
+UNSET_DISTANCE = 1.0
+"""A detector nearer than this (mm) has no distance yet: geometry files leave it to the frames."""
 
 
 def detector_normal(detector: Detector, beam: Beam) -> Floats:
@@ -148,30 +150,58 @@ def load_reference(settings: SourceSettings) -> Experiment | None:
     if settings.geometry is None:
         return None
     # imported here: only jobs that give a geometry need these readers
-    reference: Experiment = import_module("xfelproc.io.exchange").load_geometry(settings.geometry)
-    return reference
+    from xfelproc.io.exchange import load_geometry
+
+    return load_geometry(settings.geometry)
 
 
 def take_reference(experiment: Experiment, reference: Experiment) -> Experiment:
-    """Return the experiment with the panels of a geometry file, and its beam where the file states a wavelength.
+    """Return the experiment with the panels of a geometry file, and with its direction of the beam.
 
-    Names and hierarchy are the geometry's. The frames' own trusted range, gain, sensor and wavelength are kept where the
-    geometry says nothing of them, which needs an equal number of panels.
+    Names and hierarchy are the geometry's. What is no geometry stays the frames' own where they state it: wavelength (shots
+    differ), polarisation, trusted range, gain, sensor, and the distance where the geometry leaves it to the frames (detector at 0).
 
     Raises
     ------
     ConfigError
         If the panels are of other sizes.
     """
-    given, own = reference.detector, experiment.detector
+    own, given = experiment.detector, reference.detector
+    beam = take_beam(experiment.beam, reference.beam)
+    if abs(detector_distance(given, beam)) < UNSET_DISTANCE:
+        forward = -np.asarray(beam.direction)
+        given = given.shifted(as_vector(detector_distance(own, experiment.beam) * forward))
     panels = given.panels
     if len(given) == len(own):
         _same_sizes(given, own)
     if len(given) == len(own) or len(own) == 1:
         pairs = zip(given.panels, own.panels * (len(given) if len(own) == 1 else 1), strict=True)
         panels = tuple(_fill(mine, header) for mine, header in pairs)
-    beam = reference.beam if reference.beam.wavelength > 0 else replace(reference.beam, wavelength=experiment.beam.wavelength)
-    return replace(experiment, detector=Detector(panels, given.hierarchy), beam=beam)
+    detector = Detector(panels, given.hierarchy)
+    if abs(beam.wavelength - reference.beam.wavelength) > 1e-3 * beam.wavelength:
+        detector = _with_mu(detector, beam.wavelength)
+    return replace(experiment, detector=detector, beam=beam)
+
+
+def take_beam(own: Beam, given: Beam) -> Beam:
+    """Return the beam of the frames with the direction of a geometry file; all of the file's if the frames state no wavelength."""
+    if not own.wavelength > 0:
+        known = given.wavelength > 0
+        return given if known else replace(given, wavelength=0.0)
+    return replace(own, direction=given.direction, bandwidth=own.bandwidth or given.bandwidth)
+
+
+def unused_of(reference: Experiment, used: Experiment) -> tuple[str, ...]:
+    """Return notes on what a geometry file states otherwise than the frames, and is not used."""
+    given, own = reference.beam.wavelength, used.beam.wavelength
+    if given > 0 and abs(given - own) > 1e-3 * own:
+        return (f"the geometry file states a wavelength of {given:.6g} Å: {own:.6g} Å is used (set wavelength to change it)",)
+    return ()
+
+
+def _with_mu(detector: Detector, wavelength: float) -> Detector:
+    panels = tuple(replace(p, mu=attenuation(p.material, wavelength)) if p.material in MATERIALS else p for p in detector.panels)
+    return Detector(panels, detector.hierarchy)
 
 
 def _same_sizes(given: Detector, own: Detector) -> None:
@@ -185,10 +215,13 @@ def _same_sizes(given: Detector, own: Detector) -> None:
 
 def _fill(given: Panel, header: Panel) -> Panel:
     """Return a panel of a geometry file with what only the frames' header knows."""
-    if not any(np.isfinite(given.trusted_range)):
-        given = replace(given, trusted_range=header.trusted_range)
+    pairs = zip(header.trusted_range, given.trusted_range, strict=True)
+    low, high = (mine if np.isfinite(mine) else theirs for mine, theirs in pairs)
+    given = replace(given, trusted_range=(low, high))
     if given.thickness == 0:
         given = replace(given, thickness=header.thickness, material=header.material, mu=header.mu)
+    if not given.material:
+        given = replace(given, material=header.material)
     if given.gain == 1.0:
         given = replace(given, gain=header.gain)
     if given.raw_image_offset == (0, 0):

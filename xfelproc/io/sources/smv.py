@@ -40,7 +40,7 @@ class SmvHeader:
         self.path = path
         self.size = int(found[1]) if found else 0
         text = head[: self.size].decode("latin-1")
-        self.values = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*;", text.lstrip("{"), re.M))
+        self.values: dict[str, str] = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*;", text.lstrip("{"), re.M))
         if len(head) < self.size or self.size == 0:
             raise DataError("the SMV header is cut short: copy it again from its origin, or leave it out", path)
 
@@ -52,6 +52,11 @@ class SmvHeader:
             except (KeyError, ValueError):
                 continue
         return None
+
+    @property
+    def beamline(self) -> str:
+        """BEAMLINE in lower case."""
+        return self.values.get("BEAMLINE", "").lower()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -99,21 +104,25 @@ class SmvSource(ImageSource):
                 self.path,
             )
         stored = np.frombuffer(content, dtype=self.stored, count=count, offset=self.header.size)
-        return stored.astype(self.dtype, copy=False).reshape(self.shape)
+        return stored.reshape(self.shape)
 
 
 def _center(header: SmvHeader, shape: tuple[int, int], pixel: float) -> tuple[float, float, str]:
-    """Return the beam centre in mm along fast and slow, and a note.
+    """Return the beam centre in mm along fast and slow, and a note on how it was found.
 
-    ADSC's own headers count BEAM_CENTER_X along slow and BEAM_CENTER_Y along fast, in mm; Timepix ones count X along fast and Y
-    along slow, in pixels, which shows where DENZO_X_BEAM (mm) holds the same in another unit.
+    Beamlines disagree on BEAM_CENTER_X and _Y. DENZO_XBEAM and _YBEAM, where written, have one meaning: mm along slow and fast.
+    Without them X counts along slow and Y along fast (Mosflm's frame), as ADSC's own headers have it. Timepix headers count
+    pixels, X along fast.
     """
     x, y = header.number("BEAM_CENTER_X"), header.number("BEAM_CENTER_Y")
-    if x is None or y is None:
-        return shape[1] * pixel / 2, shape[0] * pixel / 2, "beam centre not stated: the middle of the detector assumed"
-    if max(x, y) > max(shape) * pixel or "timepix" in header.values.get("BEAMLINE", "").lower():
+    denzo = header.number("DENZO_XBEAM"), header.number("DENZO_YBEAM")
+    if x is not None and y is not None and ("timepix" in header.beamline or max(x, y) > max(shape) * pixel):
         return x * pixel, y * pixel, "BEAM_CENTER_X and _Y taken as pixels along fast and slow"
-    return y, x, "BEAM_CENTER_X and _Y taken as mm along slow and fast, as ADSC writes them"
+    if denzo[0] is not None and denzo[1] is not None:
+        return denzo[1], denzo[0], "beam centre from DENZO_XBEAM and _YBEAM, mm along slow and fast"
+    if x is not None and y is not None:
+        return y, x, "BEAM_CENTER_X and _Y taken as mm along slow and fast (Mosflm's frame): beamlines differ, look at a frame"
+    return shape[1] * pixel / 2, shape[0] * pixel / 2, "beam centre not stated: the middle of the detector assumed"
 
 
 def read_smv(header: SmvHeader, number: int) -> Header:
@@ -133,10 +142,10 @@ def read_smv(header: SmvHeader, number: int) -> Header:
     if high is None:
         high = float(np.iinfo(header.dtype).max) if header.dtype.kind in "ui" else float("inf")
         notes.append(f"saturation not stated: {high:g} assumed")
-    low = header.number("IMAGE_PEDESTAL") or 0.0
-    detector = facing_detector(
-        (shape[1], shape[0]), (pixel, pixel), (fast / pixel, slow / pixel), distance, (1.0 if low == 0 else 0.0, high), low
-    )
+    pedestal = header.number("IMAGE_PEDESTAL") or 0.0
+    # in a counting detector 0 is a measurement; a CCD has an offset, and 0 only where there is no pixel
+    low = 0.0 if "timepix" in header.beamline else 1.0
+    detector = facing_detector((shape[1], shape[0]), (pixel, pixel), (fast / pixel, slow / pixel), distance, (low, high), pedestal)
     goniometer, scan = _rotation(header, number)
     notes.append("polarisation and spindle not stated: fraction 0.999 in the horizontal plane and +x assumed")
     if scan is None:
@@ -145,7 +154,7 @@ def read_smv(header: SmvHeader, number: int) -> Header:
     return Header(
         f"SMV ({kind})" if kind else "SMV",
         Experiment(Beam(wavelength), detector, goniometer, scan),
-        "pixels of value 0 are not measured; no mask is stored" if low == 0 else "no bad pixels are marked",
+        "pixels of value 0 are not measured; no mask is stored" if low else "no bad pixels are marked",
         tuple(notes),
         tuple(missing),
     )

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xfelproc.errors import DataError, OutputError
+from xfelproc.io.atomic import sweep_temporaries, write_atomic
+from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size, read_manifest, write_manifest
+from xfelproc.io.shards import ShardHeader, UnitImages, read_frames, read_header, read_images, read_shard, shard_path, write_shard
+from xfelproc.models.frames import UnitResult
+from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable, Table
+
+
+def filled(kind: type[Table], n: int, rng: np.random.Generator) -> Any:
+    columns: dict[str, Any] = {}
+    for column in kind.SCHEMA:
+        if column.dtype == "str":
+            columns[column.name] = [["", "Å ≤ 3", "a longer reason: 12 spots"][i % 3] for i in range(n)]
+        else:
+            columns[column.name] = rng.integers(0, 100, (n, *column.shape)).astype(column.dtype)
+    return kind(n, **columns)
+
+
+def unit(n: int) -> UnitResult:
+    rng = np.random.default_rng(n)
+    return UnitResult(
+        filled(FrameTable, n, rng),
+        filled(SpotTable, 100 * n, rng),
+        filled(LatticeTable, n, rng),
+        filled(IndexedTable, 90 * n, rng),
+        filled(ReflectionTable, 500 * n, rng),
+    )
+
+
+def header(path: Path) -> ShardHeader:
+    return ShardHeader(3, "lineage", "cpu", {"HIT": 2}, 1.5, path)
+
+
+@pytest.mark.parametrize("n", [0, 1, 8])
+def test_round_trip(tmp_path: Path, n: int) -> None:
+    path, result = tmp_path / "000003.h5", unit(n)
+    images = UnitImages(np.ones((1, 4, 5), np.float32), np.full((1, 4, 5), 2, np.float32), 7, 2)
+    write_shard(path, header(path), result, images)
+    again = read_shard(path)
+    for name in ("frames", "spots", "lattices", "indexed", "reflections"):
+        before, after = getattr(result, name), getattr(again, name)
+        for column in before.SCHEMA:
+            assert after[column.name].dtype == before[column.name].dtype
+            np.testing.assert_array_equal(after[column.name], before[column.name])
+    assert read_header(path) == header(path)
+    read = read_images(path)
+    assert read is not None
+    assert (read.n_frames, read.binning) == (7, 2)
+    np.testing.assert_array_equal(read.maximum, images.maximum)
+    assert len(read_frames(path)) == n
+
+
+def test_same_content_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5"):
+        write_shard(tmp_path / name, header(tmp_path / name), unit(4))
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000, -1])
+def test_truncated_shard_is_not_done(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "a.h5"
+    write_shard(path, header(path), unit(8))
+    path.write_bytes(path.read_bytes()[:keep])
+    assert read_header(path) is None
+    with pytest.raises(DataError, match="damaged"):
+        read_shard(path)
+
+
+def test_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_shard(path, header(path), unit(8))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError):
+        read_shard(path)
+
+
+def test_a_thousand_files_a_folder(tmp_path: Path) -> None:
+    folders: dict[Path, int] = {}
+    for number in range(0, 5000):
+        parent = shard_path(tmp_path, "process", number).parent
+        folders[parent] = folders.get(parent, 0) + 1
+    assert max(folders.values()) <= 1000
+    assert shard_path(tmp_path, "process", 123) == tmp_path / "shards" / "process" / "000123.h5"
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    write_atomic(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sweep(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / ".tmp-host-1-0-a.h5").touch()
+    (tmp_path / "x" / "a.h5").touch()
+    assert sweep_temporaries(tmp_path) == 1
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.h5"]
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 8), (60, 8), (1024, 8), (12800, 100), (10**6, 500)])
+def test_unit_size_is_of_the_input_alone(n: int, size: int) -> None:
+    assert default_unit_size(n) == size
+
+
+def test_units_keep_chunks_whole() -> None:
+    source = np.repeat(np.arange(3, dtype=np.int32), [10, 7, 5])
+    index = np.concatenate([np.arange(10), np.arange(7), np.arange(5)])
+    chunks = np.array([4, 1, 5], dtype=np.int32)
+    offsets = cut_units(source, index, chunks, 3)
+    assert offsets[0] == 0
+    assert offsets[-1] == 22
+    assert np.all(np.diff(offsets) >= 1)
+    for edge in offsets[1:-1]:
+        same = source[edge] == source[edge - 1] and index[edge] // chunks[source[edge]] == index[edge - 1] // chunks[source[edge]]
+        assert not same
+    assert cut_units(source[:0], index[:0], chunks, 3).tolist() == [0]
+    assert cut_units(source, index, np.ones(3, np.int32), 8).tolist() == [0, 8, 16, 22]
+
+
+def test_manifest_round_trip(tmp_path: Path) -> None:
+    sources = SourceTable(2, path=["/a/x.h5", "/b/y.h5"], size=[5, 6], mtime=[7, 8], n_frames=[3, 2], chunk_frames=[1, 1])
+    source, index = np.array([0, 0, 0, 1, 1], np.int32), np.array([0, 1, 2, 0, 1])
+    manifest = Manifest(sources, source, index, np.array([0, 3, 5]))
+    write_manifest(tmp_path / "m.h5", manifest)
+    again = read_manifest(tmp_path / "m.h5")
+    assert again.stamp == manifest.stamp
+    assert again.unit(1) == manifest.unit(1)
+    moved = Manifest(sources.replace(path=["/c/x.h5", "/b/y.h5"]), source, index, np.array([0, 3, 5]))
+    changed = Manifest(sources.replace(mtime=[7, 9]), source, index, np.array([0, 3, 5]))
+    assert moved.unit_fingerprint(0) == manifest.unit_fingerprint(0)
+    assert changed.unit_fingerprint(0) == manifest.unit_fingerprint(0)
+    assert changed.unit_fingerprint(1) != manifest.unit_fingerprint(1)

@@ -1,0 +1,121 @@
+"""Integration of all lattices of a still by summation over a robust planar background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from xfelproc.geometry.prediction import detector_d_min, predict_still
+from xfelproc.kernels.integration import integrate_still
+from xfelproc.models.conventions import ReflectionFlag
+from xfelproc.models.experiment import Beam, Crystal, Detector
+from xfelproc.models.frames import Frame, IntegrationResult, RefinedLattice
+from xfelproc.models.parameters import Parameters
+from xfelproc.models.tables import ReflectionTable, SpotTable
+
+_CELLS = 2**20  # packs three Miller indices of up to ±2¹⁹ in one integer
+
+
+class Integrate(Parameters):
+    """Prediction within the mosaic envelope and summation of circular peak regions."""
+
+    d_min: Annotated[float, Field(ge=0, description="resolution limit in Å; 0 takes each crystal's own")] = 0.0
+    d_max: Annotated[float, Field(ge=0, description="low-resolution limit in Å; 0 is none")] = 0.0
+    margin: Annotated[float, Field(gt=0, le=10, description="reflections are predicted to this many mosaic half-widths ΔΨ")] = 1.5
+    radius: Annotated[float, Field(gt=0.5, le=30, description="radius of the peak region, px")] = 3.0
+    background_inner: Annotated[float, Field(gt=0.5, le=40, description="inner radius of the background ring, px")] = 5.0
+    background_outer: Annotated[float, Field(gt=1, le=31, description="outer radius of the background ring, px")] = 8.0
+    background_clip: Annotated[
+        float, Field(gt=1, description="background pixels beyond this many standard deviations are left out")
+    ] = 4.0
+    min_background: Annotated[int, Field(ge=6, description="fewer background pixels flag a reflection as unusable")] = 30
+    resolution_push: Annotated[
+        float, Field(ge=0, description="how much further than the resolution of its spots a crystal is tried, 1/Å")
+    ] = 0.15
+    min_i_over_sigma: Annotated[
+        float, Field(ge=0, description="the resolution limit is where the mean I/σ falls below this; 0 keeps all tried")
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _radii_in_order(self) -> Integrate:
+        if not self.radius <= self.background_inner < self.background_outer:
+            raise ValueError(
+                f"radius {self.radius:g} ≤ background_inner {self.background_inner:g} < background_outer "
+                f"{self.background_outer:g} does not hold"
+            )
+        return self
+
+    def predict(self, crystal: Crystal, detector: Detector, beam: Beam, d_min: float) -> ReflectionTable:
+        """Return the reflections of ``crystal`` that diffract within the margin, to ``d_min`` Å."""
+        return predict_still(crystal, detector, beam, d_min, self.margin, self.d_max)
+
+    def integrate(self, frame: Frame, lattices: Sequence[RefinedLattice], spots: SpotTable) -> IntegrationResult:
+        """Return the integrated reflections of all ``lattices`` of a frame (its pixels in photons).
+
+        Reflections whose peak regions meet, of the same lattice or of another, are flagged as overlaps; reflections at which a spot
+        was indexed as observed.
+        """
+        if not lattices:
+            return IntegrationResult((), (), ReflectionTable(0))
+        tables = [self._predicted(number, lattice, frame.beam) for number, lattice in enumerate(lattices)]
+        table = self._summed(frame, ReflectionTable.concatenate(tables))
+        limits = [self._limit(table, number) for number in range(len(lattices))]
+        if self.min_i_over_sigma > 0 and self.d_min == 0:
+            table = table.select(table["d"] >= np.array(limits, dtype=np.float32)[table["lattice"]])
+        return IntegrationResult(tuple(lattice.crystal for lattice in lattices), tuple(limits), table)
+
+    def _predicted(self, number: int, lattice: RefinedLattice, beam: Beam) -> ReflectionTable:
+        """Return the predictions of one lattice, with its number, those at which spots were indexed flagged."""
+        indexed = lattice.indexed["hkl"]
+        edge = detector_d_min(lattice.detector, beam)
+        d_min = self.d_min
+        if d_min == 0:
+            length = np.linalg.norm(indexed @ lattice.crystal.a_matrix.T, axis=1)
+            d_min = 1.0 / (float(np.percentile(length, 98)) + self.resolution_push) if len(length) else edge
+        table = self.predict(lattice.crystal, lattice.detector, beam, max(d_min, edge))
+        seen = np.isin(_packed(table["hkl"]), _packed(indexed))
+        return table.replace(
+            lattice=np.full(len(table), number), flags=np.where(seen, np.uint16(ReflectionFlag.OBSERVED), np.uint16(0))
+        )
+
+    def _summed(self, frame: Frame, table: ReflectionTable) -> ReflectionTable:
+        """Return ``table`` with intensities from the frame's pixels."""
+        n = len(table)
+        out = np.zeros((n, 5))
+        flags = table["flags"].copy()
+        integrate_still(
+            frame.pixels,
+            frame.mask,
+            frame.trusted,
+            frame.detector.image_sizes,
+            table["panel"],
+            table["fast"],
+            table["slow"],
+            np.tile(np.array([1.0, 0.0, 1.0]), (n, 1)),
+            np.array([self.radius, self.background_inner, self.background_outer]),
+            self.background_clip,
+            self.min_background,
+            out,
+            flags,
+        )
+        return table.replace(
+            intensity=out[:, 0], sigma=out[:, 1], background=out[:, 2], peak=out[:, 3], n_pixels=out[:, 4], flags=flags
+        )
+
+    def _limit(self, table: ReflectionTable, number: int) -> float:
+        """Return the resolution in Å at which the mean I/σ of one lattice falls below the limit."""
+        rows = table["lattice"] == number
+        if not rows.any():
+            return float("nan")
+        return float(table["d"][rows].min())
+
+
+def _packed(hkl: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return one integer for each index (n, 3)."""
+    h = hkl.astype(np.int64)
+    packed: NDArray[np.int64] = (h[:, 0] * _CELLS + h[:, 1]) * _CELLS + h[:, 2]
+    return packed
