@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.exchange.geom_model import GeomFile, MaskSpec
 from xfelproc.io.sources.hdf5_file import Hdf5Pool, numbers_of
-from xfelproc.io.sources.hdf5_layout import Part, Slot, expand_events, slot_of_geom
+from xfelproc.io.sources.hdf5_layout import Part, expand_events, slot_of_geom
 from xfelproc.io.sources.hdf5_source import Description, Mask
 from xfelproc.io.sources.masks import build_mask, describe_mask
-from xfelproc.io.sources.overrides import apply_settings, describe_overrides
+from xfelproc.io.sources.overrides import apply_settings, describe_overrides, override_beam
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.conventions import MaskBit
 from xfelproc.models.experiment import Beam, Detector, Experiment
@@ -32,6 +32,7 @@ class GeomDescription(Description):
     format: str = "HDF5 with a CrystFEL geometry"
     _arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _detectors: dict[tuple[float, ...], Detector] = field(default_factory=dict)
+    _per_frame: list[tuple[int, MaskSpec]] | None = None
 
     def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
         """Return the models of a frame."""
@@ -60,8 +61,7 @@ class GeomDescription(Description):
             full = apply_settings(Experiment(beam, detector), self.settings)
             self._check(full)
             self._detectors[key] = full.detector
-        experiment = apply_settings(Experiment(beam, self._detectors[key]), _beam_only(self.settings))
-        return replace(experiment, image=(self.path, index))
+        return Experiment(override_beam(beam, self.settings), self._detectors[key], image=(self.path, index))
 
     def _check(self, experiment: Experiment) -> None:
         nearest = min(abs(p.origin[2]) for p in experiment.detector.panels)
@@ -96,29 +96,37 @@ class GeomDescription(Description):
         """Return the mask common to all frames."""
         detector = self.experiment(0, pool).detector
         own = self.geom.region_mask(detector)
-        for number, panel in enumerate(self.geom.panels):
-            for spec in panel.masks:
-                if spec.good_bits or spec.bad_bits:
-                    values = self._mask_array(spec, number, None, pool)
-                    if values is not None:
-                        own[number, : values.shape[0], : values.shape[1]] |= np.where(
-                            spec.is_bad(values), np.uint8(MaskBit.BAD), np.uint8(0)
-                        )
+        per_frame = self._per_frame_masks(pool)
+        self._add_masks(own, [x for x in self._masks() if x not in per_frame], None, pool)
         return build_mask(detector, self.settings, own)
 
     def frame_mask(self, index: int, static: Mask, pool: Hdf5Pool) -> Mask:
         """Return the mask with what the frame's own mask adds, where the file has one for each frame."""
-        mask = static
-        for number, panel in enumerate(self.geom.panels):
-            for spec in panel.masks:
-                if (spec.good_bits or spec.bad_bits) and self._is_per_frame(spec, number, pool):
-                    values = self._mask_array(spec, number, index, pool)
-                    assert values is not None
-                    mask = mask.copy() if mask is static else mask
-                    mask[number, : values.shape[0], : values.shape[1]] |= np.where(
-                        spec.is_bad(values), np.uint8(MaskBit.BAD), np.uint8(0)
-                    )
+        masks = self._per_frame_masks(pool)
+        if not masks:
+            return static
+        mask = static.copy()
+        self._add_masks(mask, masks, index, pool)
         return mask
+
+    def _masks(self) -> list[tuple[int, MaskSpec]]:
+        """Return (panel, mask) of all masks that mean anything."""
+        return [(n, spec) for n, p in enumerate(self.geom.panels) for spec in p.masks if spec.good_bits or spec.bad_bits]
+
+    def _per_frame_masks(self, pool: Hdf5Pool) -> list[tuple[int, MaskSpec]]:
+        if self._per_frame is None:
+            self._per_frame = [(n, spec) for n, spec in self._masks() if self._is_per_frame(spec, n, pool)]
+        return self._per_frame
+
+    def _add_masks(self, mask: Mask, masks: list[tuple[int, MaskSpec]], index: int | None, pool: Hdf5Pool) -> None:
+        """Mark what ``masks`` call bad; each dataset is read once."""
+        planes: dict[tuple[MaskSpec, tuple[str, ...]], NDArray[Any]] = {}
+        for number, spec in masks:
+            key = (spec, tuple("%" if d == "%" else "x" for d in self.geom.panels[number].dims))
+            if key not in planes:
+                planes[key] = self._mask_plane(spec, number, index, pool)
+            values = self._cut(planes[key], spec, number)
+            mask[number, : values.shape[0], : values.shape[1]] |= np.where(spec.is_bad(values), np.uint8(MaskBit.BAD), np.uint8(0))
 
     def _mask_file(self, spec: MaskSpec) -> str:
         if not spec.file:
@@ -139,30 +147,39 @@ class GeomDescription(Description):
         dims = self.geom.panels[number].dims
         return "%" in dims and len(dataset.shape) == len(dims) and dataset.shape[dims.index("%")] == self.part.ends[-1] > 1
 
-    def _mask_array(self, spec: MaskSpec, number: int, index: int | None, pool: Hdf5Pool) -> NDArray[Any] | None:
-        """Return the panel's mask values (slow, fast); None for a mask of single frames when ``index`` is None."""
-        panel = self.geom.panels[number]
-        if index is None and self._is_per_frame(spec, number, pool):
-            return None
+    def _mask_plane(self, spec: MaskSpec, number: int, index: int | None, pool: Hdf5Pool) -> NDArray[Any]:
+        """Return the values of a mask for a frame (None: for all frames), with the axis of frames taken out."""
         file = self._mask_file(spec)
         name, frame = spec.data, 0
         if index is not None:
             segment, frame = self.part.locate(index)
-            events = expand_events(pool.file(file), spec.data, file) if "%" in spec.data else [(spec.data, "")]
-            name = next((p for p, event in events if event == segment.event), events[0][0])
+            events = expand_events(pool.file(file), spec.data, file)
+            name = next((p for p, event in events if event == segment.event), events[0][0] if events else spec.data)
         dataset = pool.dataset(file, name, index)
-        slot = slot_of_geom(number, panel)
-        region: list[int | slice] = [r if isinstance(r, int) else slice(*r) for r in slot.region]
-        if len(dataset.shape) == len(panel.dims) and "%" in panel.dims:
-            region.insert(panel.dims.index("%"), frame)
-        values = _cut(dataset, region, panel.name, file)
-        expected = panel.size
-        values = values.T if slot.swap else values
-        if values.shape != (expected[1], expected[0]) or values.dtype.kind not in "iub":
-            raise DataError(
-                f"mask {name} gives {values.shape} {values.dtype} for panel {panel.name!r}, which has {expected[::-1]} pixels", file
-            )
+        dims = self.geom.panels[number].dims
+        selection: list[Any] = [slice(None)] * len(dataset.shape)
+        if "%" in dims and len(dataset.shape) == len(dims):
+            selection[dims.index("%")] = frame if dataset.shape[dims.index("%")] > 1 else 0
+        try:
+            values: NDArray[Any] = np.asarray(dataset[tuple(selection)])
+        except (OSError, ValueError) as error:
+            raise DataError(f"mask {name} cannot be read ({str(error)[:120]}): the file is damaged", file, index) from error
+        if values.dtype.kind not in "iub":
+            raise DataError(f"mask {name} holds {values.dtype}: whole numbers are needed", file)
         return values.astype(np.uint8) if values.dtype.kind == "b" else values
+
+    def _cut(self, plane: NDArray[Any], spec: MaskSpec, number: int) -> NDArray[Any]:
+        """Return the panel's part (slow, fast) of a mask."""
+        panel = self.geom.panels[number]
+        slot = slot_of_geom(number, panel)
+        fits = len(plane.shape) == len(slot.region)
+        values = slot.cut(plane) if fits else plane
+        if not fits or values.shape != panel.size[::-1]:
+            raise DataError(
+                f"mask {spec.data} has frames of shape {plane.shape}: panel {panel.name!r} of {panel.size[::-1]} does not fit",
+                self._mask_file(spec),
+            )
+        return values
 
     def marked(self) -> tuple[tuple[int, str, float], ...]:
         """Return the values that mark bad pixels (flag_equal, flag_morethan)."""
@@ -191,21 +208,3 @@ class GeomDescription(Description):
         if any(p.saturation_map for p in self.geom.panels):
             found.append("saturation_map is not used")
         return (*found, *describe_overrides(self.settings))
-
-
-def _cut(dataset: Any, region: list[int | slice], panel: str, file: str) -> NDArray[Any]:
-    if len(dataset.shape) != len(region):
-        raise DataError(f"mask {dataset.name} has shape {dataset.shape}, panel {panel!r} needs {len(region)} axes", file)
-    values: NDArray[Any] = np.asarray(dataset[tuple(region)])
-    return values
-
-
-def _beam_only(settings: SourceSettings) -> SourceSettings:
-    """Return the settings that change the beam from frame to frame; the detector's are applied once."""
-    keep = {name: getattr(settings, name) for name in ("wavelength", "bandwidth", "polarization_fraction", "polarization_normal")}
-    return SourceSettings(**keep)
-
-
-def slots(geom: GeomFile) -> tuple[Slot, ...]:
-    """Return the regions of all panels."""
-    return tuple(slot_of_geom(number, panel) for number, panel in enumerate(geom.panels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class FrameReader:
         self._stack: Array | None = None
         self._frames: dict[int, Array] = {}
         self._scratch: NDArray[np.uint8] | None = None
+        self._checked: set[tuple[str, str]] = set()
         self._raw: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,8 +106,10 @@ class FrameReader:
             dataset = self.pool.dataset(segment.file, segment.dataset, index)
         except DataError as error:
             raise DataError(f"{error.path}: {error.message}", self.path, index) from error
+        if dataset.is_virtual:
+            self._check_sources(segment.file, dataset, index)
         shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != part.frame_axis)
-        if shape != part.frame_shape or dataset.dtype.newbyteorder("=") != out.dtype:
+        if shape != part.frame_shape or not np.can_cast(dataset.dtype, out.dtype, "safe"):
             raise DataError(
                 f"{segment.dataset} in {segment.file} holds frames of {shape} {dataset.dtype}, the first ones are "
                 f"{part.frame_shape} {out.dtype}: the files do not belong together",
@@ -128,6 +132,21 @@ class FrameReader:
                 index,
             ) from error
 
+    def _check_sources(self, file: str, dataset: Any, index: int) -> None:
+        """Raise a DataError if a source of a virtual dataset is missing: HDF5 would hand out fill values without a word."""
+        key = (file, str(dataset.name))
+        if key in self._checked:
+            return
+        for source in dataset.virtual_sources():
+            if source.file_name == "." or "%" in source.file_name:
+                continue
+            where = Path(file).parent / source.file_name
+            try:
+                self.pool.dataset(str(where), source.dset_name, index)
+            except DataError as error:
+                raise DataError(f"a part of the frame is missing: {error.path}: {error.message}", self.path, index) from error
+        self._checked.add(key)
+
     def _read_chunk(self, dataset: Any, part: Part, number: int, out: Array) -> bool:
         """Read a frame that is one bitshuffle-LZ4 chunk; False if it is not, and nothing was done.
 
@@ -145,7 +164,7 @@ class FrameReader:
             return False
         if chunks != tuple(1 if a == part.frame_axis else s for a, s in enumerate(dataset.shape)) or not dataset.dtype.isnative:
             return False
-        if not _is_bitshuffle_lz4(dataset):
+        if dataset.dtype != out.dtype or not _is_bitshuffle_lz4(dataset):
             return False
         offset = tuple(number if a == part.frame_axis else 0 for a in range(len(chunks)))
         info = dataset.id.get_chunk_info_by_coord(offset)

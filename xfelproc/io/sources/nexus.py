@@ -16,7 +16,7 @@ from xfelproc.io.sources.hdf5_file import Hdf5Pool, broken_link, get_dataset
 from xfelproc.io.sources.hdf5_layout import Layout, Part, Segment, Slot, check_slots, chunk_frames, segments_of, slots_of_detector
 from xfelproc.io.sources.hdf5_source import Description, Mask
 from xfelproc.io.sources.masks import build_mask, describe_mask
-from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference
+from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference, override_beam
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.conventions import MaskBit
 from xfelproc.models.experiment import Detector, Experiment
@@ -33,6 +33,7 @@ class NexusDescription(Description):
     frame_shape: tuple[int, ...]
     format: str = "NXmx"
     extra_notes: tuple[str, ...] = ()
+    reference: Experiment | None = None
     _detectors: dict[tuple[float, ...], Detector] = field(default_factory=dict)
 
     def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
@@ -42,10 +43,13 @@ class NexusDescription(Description):
             header = self.nexus.experiment(index)
             if self.settings.wavelength is not None:
                 header = replace(header, beam=replace(header.beam, wavelength=self.settings.wavelength))
-            self._detectors[key] = apply_settings(header, self.settings, load_reference(self.settings)).detector
+            self._detectors[key] = apply_settings(header, self.settings, self.reference).detector
         wavelength = self.nexus.wavelength(index)
         base = replace(self.nexus.beam, wavelength=wavelength)
-        beam = apply_settings(Experiment(base, self._detectors[key]), _beam_only(self.settings)).beam
+        if self.reference is not None:
+            given = self.reference.beam
+            base = given if given.wavelength > 0 else replace(given, wavelength=wavelength)
+        beam = override_beam(base, self.settings)
         if not 0 < beam.wavelength < 1000:
             raise ConfigError(f"{self.path} frame {index}: the file gives the wavelength {wavelength} Å: set input.wavelength")
         return Experiment(beam, self._detectors[key], self.nexus.goniometer, self.nexus.scan, image=(self.path, index))
@@ -86,11 +90,6 @@ class NexusDescription(Description):
         return (*self.nexus.notes, *self.extra_notes, *describe_overrides(self.settings))
 
 
-def _beam_only(settings: SourceSettings) -> SourceSettings:
-    keep = {name: getattr(settings, name) for name in ("wavelength", "bandwidth", "polarization_fraction", "polarization_normal")}
-    return SourceSettings(**keep)
-
-
 def describe_nexus(path: str, nexus: NexusFile, settings: SourceSettings, pool: Hdf5Pool) -> tuple[Layout, NexusDescription]:
     """Return where the frames are and what is known of them.
 
@@ -116,7 +115,7 @@ def describe_nexus(path: str, nexus: NexusFile, settings: SourceSettings, pool: 
     for name, found in (("wavelengths", len(nexus.wavelengths)), ("angles", nexus.scan.image_range[1] if nexus.scan else 1)):
         if found not in (0, 1, n):
             raise DataError(f"the file has {n} frames and {found} {name}: it was not written to its end, or is damaged", path)
-    return layout, NexusDescription(path, nexus, settings, slots, shape, nexus.format, (*odd, *notes))
+    return layout, NexusDescription(path, nexus, settings, slots, shape, nexus.format, (*odd, *notes), reference)
 
 
 def _slot(number: int, module: Module) -> Slot:
@@ -152,21 +151,21 @@ def _frames(path: str, nexus: NexusFile, settings: SourceSettings, pool: Hdf5Poo
     """Return segments, shape and type of a frame, frames a chunk, the frame axis, and notes."""
     file = pool.file(path)
     if settings.data_path is not None:
-        return _of_dataset(get_dataset(file, settings.data_path, path), path, nexus)
+        return _of_dataset(get_dataset(file, settings.data_path, path), path, nexus, pool)
     groups = find(file[nexus.entry], "NXdata", "data")
     for group in groups:
         signal = text(group.attrs.get("signal", "data"))
         for name in dict.fromkeys((signal, "data")):
             dataset = _opened(group, name)
             if dataset is not None and len(dataset.shape) >= 2:
-                return _of_dataset(dataset, path, nexus)
+                return _of_dataset(dataset, path, nexus, pool)
     for group in groups:
         names = sorted(n for n in group if n.startswith("data_") and n[5:].isdigit())
         if names:
             return _of_links(group, names, path, nexus)
     dataset = _opened(file[nexus.detector_path], "data")
     if dataset is not None and len(dataset.shape) >= 2:
-        return _of_dataset(dataset, path, nexus)
+        return _of_dataset(dataset, path, nexus, pool)
     link = next((x for g in groups for x in (broken_link(file, f"{g.name}/data"),) if x), None)
     if link is not None:
         raise DataError(f"the frames are in {link}, which cannot be opened: copy that file beside this one", path)
@@ -181,15 +180,28 @@ def _opened(group: Any, name: str) -> Any:
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def _of_dataset(dataset: Any, path: str, nexus: NexusFile) -> _Frames:
+def _stored(dataset: Any, segments: list[Segment], frame_axis: int | None, pool: Hdf5Pool) -> tuple[np.dtype[Any], int]:
+    """Return type and frames a chunk as stored: a virtual dataset may state a wider type than its sources have."""
+    if dataset.is_virtual:
+        for segment in segments:
+            try:
+                source = pool.dataset(segment.file, segment.dataset)
+            except DataError:
+                continue
+            return source.dtype, chunk_frames(source, frame_axis)
+    return dataset.dtype, chunk_frames(dataset, frame_axis)
+
+
+def _of_dataset(dataset: Any, path: str, nexus: NexusFile, pool: Hdf5Pool) -> _Frames:
     lengths = {len(m.origin) for m in nexus.modules}
     axes = len(dataset.shape)
     frame_axis = None if axes == 2 or (axes == 3 and lengths == {3} and len(nexus.modules) == dataset.shape[0] > 1) else 0
     segments = segments_of(dataset, path, frame_axis)
     shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != frame_axis)
+    dtype, chunk = _stored(dataset, segments, frame_axis, pool)
     missing = sorted({s.file for s in segments if not Path(s.file).is_file()})
     notes = tuple(f"{Path(m).name} is missing: its frames cannot be read" for m in missing)
-    return segments, shape, dataset.dtype, chunk_frames(dataset, frame_axis), frame_axis, notes
+    return segments, shape, dtype, chunk, frame_axis, notes
 
 
 def _of_links(group: Any, names: list[str], path: str, nexus: NexusFile) -> _Frames:
