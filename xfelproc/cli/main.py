@@ -16,7 +16,7 @@ def main() -> None:
     from xfelproc.run.loop import Interrupted
 
     try:
-        make_app()(standalone_mode=False)
+        make_app()()
     except XfelprocError as error:
         sys.stderr.write(f"xfelproc: {error}\n")
         sys.exit(error.exit_code)

@@ -25,7 +25,7 @@ _ADVICE = {
 
 def output_error(error: OSError, path: Path) -> OutputError:
     """Return ``error`` as an OutputError that says what to do; what was published before stays valid."""
-    advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    advice = _ADVICE.get(error.errno or 0, f"{error.strerror or error}: choose another --output")
     return OutputError(f"{path}: cannot be written: {advice}; what is already published stays valid")
 
 

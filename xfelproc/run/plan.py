@@ -9,11 +9,13 @@ import numpy as np
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size
+from xfelproc.io.sources.base import FrameSource
 from xfelproc.io.sources.files import expand_inputs
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
 from xfelproc.stages.execute import Opener
+from xfelproc.stages.inputs import load_array
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
         try:
             with opener(path, settings) as source:
                 n_frames, chunk = source.n_frames, source.chunk_frames
-                experiment = experiment or source.experiment(0)
+                if experiment is None:
+                    experiment = source.experiment(0)
+                    check_calibration(config, experiment, source)
         except DataError as problem:
             error = str(problem)
         rows.append((path, stat.st_size, stat.st_mtime_ns, n_frames, max(1, chunk), error))
@@ -52,6 +56,19 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
         raise ConfigError(f"input.files: none of {len(rows)} files can be opened; the first: {rows[0][5] or 'no frames in it'}")
     columns = dict(zip(("path", "size", "mtime", "n_frames", "chunk_frames", "error"), zip(*rows, strict=True), strict=True))
     return Plan(_manifest(config, SourceTable(None, **columns)), experiment, _recipe(config, experiment))
+
+
+def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSource) -> None:
+    """See that dark and gain can be read and fit the detector.
+
+    Raises
+    ------
+    ConfigError
+        If they do not.
+    """
+    dark, gain = load_array(config.input.dark), load_array(config.input.gain)
+    if dark is not None or gain is not None:
+        config.section("calibrate").constants(experiment.detector, source.static_mask(), dark, gain)
 
 
 def _manifest(config: JobConfig, sources: SourceTable) -> Manifest:

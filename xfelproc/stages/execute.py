@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.errors import DataError, OutputError
+from xfelproc.errors import ConfigError, DataError, OutputError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.manifest import Manifest, read_manifest
 from xfelproc.io.shards import ShardHeader, UnitImages, read_header, shard_path, write_shard
@@ -209,7 +209,7 @@ def execute(task: UnitTask) -> UnitSummary:
         worker.mark(unit.index, row, since)
         try:
             _one_frame(worker, ref, builder, images)
-        except (OutputError, MemoryError):
+        except (OutputError, ConfigError, MemoryError):
             raise
         except DataError as error:
             builder.fail(ref, str(error))

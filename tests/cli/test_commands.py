@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import environment, experiment, undisturbed, xfelproc
+
+__all__ = ["experiment", "undisturbed"]
+
+pytestmark = pytest.mark.slow
+
+
+def test_help_needs_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['xfelproc', '--help']\n"
+        "from xfelproc.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('numpy', 'numba', 'h5py', 'scipy', 'pydantic', 'plotly') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    for command in ("demo", "inspect", "init", "check", "run", "status", "report", "export", "simulate"):
+        assert command in done.stdout
+
+
+def test_init_check(tmp_path: Path, experiment: Path) -> None:
+    path = tmp_path / "job.toml"
+    assert xfelproc("init", path).code == 0
+    assert "files" in tomllib.loads(path.read_text())["input"]
+    assert xfelproc("init", path).code == 2
+    result = xfelproc("check", path, "--set", f'input.files=["{experiment}/frames.h5"]')
+    assert result.code == 0
+    assert "24 frames in 3 work units" in result.output
+
+
+def test_status(undisturbed: Path, tmp_path: Path) -> None:
+    status = json.loads(xfelproc("status", undisturbed, "--json").output)
+    assert status["state"] == "done"
+    assert status["frames"] == {"done": 24, "total": 24}
+    assert status["merged"]["n_unique"] > 500
+    assert xfelproc("status", tmp_path).code == 2
+
+
+def test_export_mtz(undisturbed: Path, tmp_path: Path) -> None:
+    assert xfelproc("export", undisturbed, "--to", "mtz", "-o", tmp_path / "x.mtz").code == 0
+    assert (tmp_path / "x.mtz").read_bytes() == (undisturbed / "merged" / "merged.mtz").read_bytes()
+    result = xfelproc("export", undisturbed, "--to", "pdf", "-o", tmp_path / "x.pdf")
+    assert result.code == 2
+    assert "known: mtz" in result.output
+
+
+def test_report(undisturbed: Path) -> None:
+    assert xfelproc("report", undisturbed, "--nonsense").code == 2
+    assert xfelproc("report", undisturbed).code == 0
+
+
+def test_demo(tmp_path: Path) -> None:
+    result = xfelproc("demo", "-o", tmp_path / "demo", "-n", 24)
+    assert result.code == 0, result.output
+    assert "merged.mtz" in result.output
+    report = tmp_path / "demo" / "run" / "report.html"
+    assert report.stat().st_size > 100_000

@@ -1,0 +1,65 @@
+"""A small simulated experiment, and the command line as a function."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from xfelproc.simulation import preset, simulate
+
+ROOT = Path(__file__).parents[2]
+DETECTOR = {"size": (640, 640), "pixel_size": 0.2, "distance": 120.0}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    output: str
+    """What was printed, on standard output and error."""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def command(arguments: Sequence[object]) -> list[str]:
+    return [sys.executable, "-m", "xfelproc", *map(str, arguments)]
+
+
+def xfelproc(*arguments: object, timeout: float = 300) -> Result:
+    """Run the real command."""
+    done = subprocess.run(
+        command(arguments),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a simulated experiment of 24 frames with its job file; not to be written to."""
+    folder = tmp_path_factory.mktemp("experiment")
+    simulate(preset("demo", frames=24, detector=DETECTOR), folder)
+    with (folder / "job.toml").open("a") as stream:
+        stream.write("\n[execution]\nworkers = 2\nunit_size = 2\n\n[report]\nenabled = false\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(experiment: Path) -> Path:
+    """Run directory of that experiment, by the driver inline."""
+    run = experiment / "undisturbed"
+    result = xfelproc("run", experiment / "job.toml", "-o", run, "--driver", "inline")
+    assert result.code == 0, result.output
+    return run
