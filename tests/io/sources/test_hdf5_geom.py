@@ -275,6 +275,47 @@ def test_without_wavelength_or_distance(tmp_path: Path) -> None:
         source_of(path, make.geom(tmp_path, make.GEOM.replace("clen = 0.1", ""))).experiment(0)
     with pytest.raises(ConfigError, match=r"input\.geometry"):
         open_hdf5(path)
+    summary = source_of(path, make.geom(tmp_path, make.GEOM.replace("photon_energy = 9500", ""))).summary()
+    assert np.isnan(summary.experiment.beam.wavelength)
+    assert "input.wavelength" in summary.notes[0]
+
+
+@pytest.mark.parametrize("clen", ["-0.1", "-20 mm", "0"])
+def test_impossible_distances(tmp_path: Path, clen: str) -> None:
+    path = make.write(tmp_path / "a.h5", make.frames())
+    with pytest.raises(DataError, match="camera length"):
+        source_of(path, make.geom(tmp_path, make.GEOM.replace("clen = 0.1", f"clen = {clen}"))).experiment(0)
+
+
+def test_values_of_the_file_that_are_no_numbers(tmp_path: Path) -> None:
+    text = make.GEOM.replace("9500", "/energy eV")
+    path = make.write(tmp_path / "a.h5", make.frames(), energy=np.array([9000.0, np.nan, -5.0, 9000, 9000]))
+    source = source_of(path, make.geom(tmp_path, text))
+    assert source.experiment(0).beam.wavelength == pytest.approx(wavelength_of(9000))
+    for index in (1, 2):
+        with pytest.raises(DataError) as caught:
+            source.read(index)
+        assert caught.value.frame == index
+    bad = make.write(tmp_path / "b.h5", make.frames(), energy=np.array([9000.0, 9000.0]))
+    with pytest.raises(DataError, match="2 numbers"):
+        source_of(bad, make.geom(tmp_path, text)).read(4)
+    with pytest.raises(DataError, match="no dataset /energy"):
+        source_of(make.write(tmp_path / "c.h5", make.frames()), make.geom(tmp_path, text)).read(0)
+
+
+def test_frames_that_do_not_fit_the_geometry(tmp_path: Path) -> None:
+    small = make.write(tmp_path / "a.h5", make.frames(2, (40, 64)))
+    with pytest.raises(DataError, match="another detector"):
+        source_of(small, make.geom(tmp_path))
+    flat = make.write(tmp_path / "b.h5", make.frames(2)[0], compressed=False)
+    with pytest.raises(DataError, match="axes"):
+        source_of(flat, make.geom(tmp_path))
+    with pytest.raises(DataError, match="no dataset /entry/nothing; /entry holds data"):
+        source_of(small, make.geom(tmp_path, make.GEOM.replace("/entry/data/data", "/entry/nothing")))
+    with pytest.raises(DataError, match="is a group"):
+        source_of(small, make.geom(tmp_path, make.GEOM.replace("/entry/data/data", "/entry/data")))
+    with pytest.raises(DataError, match="no such frame"):
+        source_of(make.write(tmp_path / "c.h5", make.frames(3)), make.geom(tmp_path)).read(3)
 
 
 @pytest.mark.peer

@@ -16,6 +16,8 @@ from xfelproc.errors import DataError
 
 MAX_OPEN = 16
 
+_INHERITED: list[object] = []
+
 
 def open_file(path: str | Path) -> Any:
     """Open an HDF5 file for reading, without locks.
@@ -57,7 +59,8 @@ class Hdf5Pool:
     def file(self, path: str) -> Any:
         """Return the open file."""
         if self._pid != os.getpid():
-            # handles of the parent must neither be used nor closed here: HDF5's state is shared memory of the parent's past
+            # handles of the parent must neither be used nor closed here: they are kept, so that nothing closes them
+            _INHERITED.append((self._files, self._datasets))
             self._reset()
         found = self._files.get(path)
         if found is None:

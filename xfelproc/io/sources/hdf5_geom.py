@@ -63,10 +63,24 @@ class GeomDescription(Description):
             self._detectors[key] = full.detector
         return Experiment(override_beam(beam, self.settings), self._detectors[key], image=(self.path, index))
 
+    def incomplete(self, pool: Hdf5Pool) -> Experiment:
+        """Return what is known of the first frame."""
+        values = {name: self._value(name, 0, pool) for name in self.geom.paths()}
+        return Experiment(self.geom.beam(values), self.geom.detector(values), image=(self.path, 0))
+
     def _check(self, experiment: Experiment) -> None:
-        nearest = min(abs(p.origin[2]) for p in experiment.detector.panels)
-        if nearest == 0.0 and all(p.clen is None for p in self.geom.panels) and self.settings.distance is None:
+        """Raise an error if the distance is missing, or not possible."""
+        if self.settings.distance is not None:
+            return
+        if any(p.clen is None for p in self.geom.panels):
             raise ConfigError(f"{self.geom.path} gives no camera length (clen), nor does the job: set input.distance in mm")
+        z = [p.origin[2] for p in experiment.detector.panels]
+        distance = -sum(z) / len(z)
+        if distance <= 0:
+            raise DataError(
+                f"the camera length is {distance:g} mm: it must be positive; check clen, its unit and coffset in {self.geom.path}",
+                self.path,
+            )
 
     def _value(self, name: str, index: int, pool: Hdf5Pool) -> float:
         """Return the number at an HDF5 path for one frame: of an array of one number a frame, the frame's."""

@@ -34,6 +34,10 @@ class Description(ABC):
         """Return the models of a frame; the same Detector object as long as the geometry does not change."""
 
     @abstractmethod
+    def incomplete(self, pool: Hdf5Pool) -> Experiment:
+        """Return what is known of the first frame where that is not enough to process it; a wavelength not known is NaN."""
+
+    @abstractmethod
     def static_mask(self, pool: Hdf5Pool) -> Mask:
         """Return the mask common to all frames, read-only."""
 
@@ -76,14 +80,18 @@ class Hdf5Source(FrameSource):
 
     def summary(self) -> SourceSummary:
         """Return what is in the file, without reading pixels."""
+        try:
+            experiment, missing = self.description.experiment(0, self._pool), tuple[str, ...]()
+        except ConfigError as error:
+            experiment, missing = self.description.incomplete(self._pool), (str(error),)
         return SourceSummary(
             path=self.path,
             format=self.description.format,
             n_frames=self.n_frames,
             dtype=str(self.layout.dtype),
-            experiment=self.experiment(0),
+            experiment=experiment,
             mask=self.description.mask_words(),
-            notes=(*self.description.notes(), *self.layout.notes),
+            notes=(*missing, *self.description.notes(), *self.layout.notes),
         )
 
     def event(self, index: int) -> str:
@@ -159,6 +167,10 @@ class PlainDescription(Description):
     def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
         """Return the models of a frame."""
         return replace(self._experiment, image=(self.path, index))
+
+    def incomplete(self, pool: Hdf5Pool) -> Experiment:
+        """Return what is known of the first frame."""
+        return replace(self.reference, image=(self.path, 0))
 
     def static_mask(self, pool: Hdf5Pool) -> Mask:
         """Return the mask common to all frames."""

@@ -54,6 +54,10 @@ class NexusDescription(Description):
             raise ConfigError(f"{self.path} frame {index}: the file gives the wavelength {wavelength} Å: set input.wavelength")
         return Experiment(beam, self._detectors[key], self.nexus.goniometer, self.nexus.scan, image=(self.path, index))
 
+    def incomplete(self, pool: Hdf5Pool) -> Experiment:
+        """Return what is known of the first frame."""
+        return self.nexus.experiment(0)
+
     def static_mask(self, pool: Hdf5Pool) -> Mask:
         """Return the mask common to all frames."""
         detector = self.experiment(0, pool).detector
