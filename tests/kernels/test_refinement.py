@@ -6,7 +6,15 @@ import pytest
 from xfelproc.geometry.cells import b_matrix, rotation_matrix
 from xfelproc.geometry.constraints import metric_basis
 from xfelproc.geometry.prediction import pack_detector
-from xfelproc.kernels.refinement import assign_indices, fit_mosaicity, keep_nearest, predict_indices, solve_spd, still_jacobian
+from xfelproc.kernels.refinement import (
+    assign_indices,
+    fit_mosaicity,
+    fit_turns,
+    keep_nearest,
+    predict_indices,
+    solve_spd,
+    still_jacobian,
+)
 from xfelproc.models.experiment import Beam, Detector, Panel, as_vector
 
 
@@ -17,14 +25,14 @@ def detector() -> Detector:
     )
 
 
-@pytest.mark.parametrize("symbol", ["P 1", "P 61 2 2"])
-def test_gradients_by_differences(symbol: str) -> None:
+@pytest.mark.parametrize(("symbol", "turns"), [("P 1", False), ("P 61 2 2", False), ("P 61 2 2", True)])
+def test_gradients_by_differences(symbol: str, turns: bool) -> None:
     cell = (40, 51, 62, 83, 97, 102) if symbol == "P 1" else (93, 93, 130, 90, 90, 120)
     a = rotation_matrix([0.3, 0.8, -0.5]) @ b_matrix(cell)
     s0 = Beam(1.2).s0
     basis = metric_basis(symbol)
     strain = np.array([0.5 * np.linalg.inv(a).T @ e for e in basis])
-    widths = np.array([1e-6, 1e-7, 0.0])
+    spread = np.array([1e-7, 0, 2e-6, 3e-7, 0, 4e-7, 1e-7, 1e-6]) if turns else np.array([1e-6, 0, 0, 0, 0, 0, 0, 0.0])
     h = np.array([[5, -4, 7]], dtype=np.int32)
     q = a @ h[0]
     turn = np.cross(s0, q)  # bring it near the sphere in front of the panel
@@ -36,7 +44,7 @@ def test_gradients_by_differences(symbol: str) -> None:
 
     def predict(matrix: np.ndarray, shift: np.ndarray) -> np.ndarray:
         out = np.empty((1, 4))
-        predict_indices(matrix, h, np.ones(1, bool), np.zeros(1, np.int32), pack_detector(detector(), shift), s0, widths, out)
+        predict_indices(matrix, h, np.ones(1, bool), np.zeros(1, np.int32), pack_detector(detector(), shift), s0, spread, out)
         return out[0, :3]
 
     def moved(step: np.ndarray) -> np.ndarray:
@@ -46,13 +54,14 @@ def test_gradients_by_differences(symbol: str) -> None:
 
     n = 6 + len(basis)
     analytic = np.empty((3, n))
-    still_jacobian(a, strain, h[0], pack_detector(detector())[0], s0, widths, 3, np.empty((5, 3)), analytic)
+    still_jacobian(a, strain, h[0], pack_detector(detector())[0], s0, spread, 3, np.empty((5, 3)), analytic)
     for j in range(n):
         size = 1e-8 if 3 <= j < 3 + len(basis) else 1e-5
         step = np.zeros(n)
         step[j] = size
         numeric = (moved(step) - moved(-step)) / (2 * size)
-        assert analytic[:, j] == pytest.approx(numeric, rel=1e-4, abs=1e-4 * np.abs(numeric).max())
+        close = 1e-2 if turns else 1e-4  # the turn of the displacement vector is left out
+        assert analytic[:, j] == pytest.approx(numeric, rel=close, abs=close * np.abs(numeric).max())
 
 
 def test_assignment_and_duplicates() -> None:
@@ -97,3 +106,20 @@ def test_mosaicity_is_the_maximum_of_the_likelihood() -> None:
     for u in (0.93, 1.0, 1.07):
         for v in (0.93, 1.0, 1.07):
             assert cost(best[0] * u, best[1] * v) >= reference - 1e-3
+
+
+def test_turns_are_recovered() -> None:
+    rng = np.random.default_rng(3)
+    q = rng.normal(size=(600, 3))
+    q *= (rng.uniform(0.05, 0.5, 600) / np.linalg.norm(q, axis=1))[:, None]
+    axis = np.array([0.6, 0.0, 0.8])
+    truth = np.radians(0.02) ** 2 * np.eye(3) + np.radians(0.3) ** 2 * np.outer(axis, axis)
+    turns = rng.multivariate_normal(np.zeros(3), truth, 600)
+    miss = np.cross(turns, q) + 2e-4 * rng.normal(size=(600, 3))
+    miss[:30] += 0.01 * rng.normal(size=(30, 3))
+    covariance, rest = fit_turns(q, miss, np.radians(0.1) ** 2, 1e-7, 4.0, 60)
+    values, vectors = np.linalg.eigh(covariance)
+    assert abs(vectors[:, 2] @ axis) > 0.99
+    assert np.degrees(np.sqrt(values[2])) == pytest.approx(0.3, rel=0.15)
+    assert np.degrees(np.sqrt(values[:2].max())) < 0.06
+    assert np.sqrt(rest) == pytest.approx(2e-4, rel=0.3)

@@ -42,9 +42,20 @@ def mosaic_model(crystal: Crystal) -> tuple[float, float]:
 
 
 def spread_of(crystal: Crystal, beam: Beam) -> Floats:
-    """Return the variances of a lattice point's spread (1/Å²), constant and times |q|², and of the relative wave number."""
+    """Return the spread (8) of a lattice point and of the spectrum, for `xfelproc.kernels.geometry.displacement`.
+
+    Where no covariance of the turns is known, the isotropic variance is that of the domain size and of the mosaic spread at 4 Å.
+    """
     shape, mosaic = mosaic_model(crystal)
-    return np.array([shape * shape + 1e-12, mosaic * mosaic, (beam.bandwidth / _GAUSSIAN_FWHM) ** 2])
+    spread = np.zeros(8)
+    spread[0] = shape * shape + 1e-9
+    spread[1] = (beam.bandwidth / _GAUSSIAN_FWHM) ** 2
+    if crystal.mosaic_covariance is None:
+        spread[0] += (0.25 * mosaic) ** 2
+    else:
+        spread[0] = max(crystal.point_variance, 1e-9)
+        spread[2:] = np.asarray(crystal.mosaic_covariance) * np.radians(1.0) ** 2
+    return spread
 
 
 def envelope_of(crystal: Crystal, beam: Beam, margin: float) -> Floats:

@@ -214,18 +214,31 @@ def find_panel(
 
 
 @njit(cache=True, nogil=True)
-def displacement(n: Any, beam: Any, cosine: float, shape: float, spectrum: float) -> tuple[float, float, float]:
+def displacement(n: Any, q: Any, beam: Any, cosine: float, radius: float, spread: Floats) -> tuple[float, float, float]:
     """Return the vector that takes a point of unit excitation error to where it diffracts.
 
-    A reciprocal-lattice point spreads isotropically (variance ``shape``), the wave number along the ``beam`` (variance
-    ``spectrum``). What diffracts is the part of that Gaussian on the Ewald sphere (normal ``n``, cos 2θ ``cosine``): given the sum
-    of both shifts of the excitation error, its mean is -ε times the vector returned. Without a spectrum that is n: the point moves
-    the shortest way, and the ray is along s0 + q.
+    A reciprocal-lattice point is a Gaussian: it spreads isotropically by the size of the domains, and as ω × q by their turns
+    ω; the wave number spreads along the ``beam``. What diffracts is the part of it on the Ewald sphere (normal ``n``, cos 2θ
+    ``cosine``, ``radius``), and the mean of that is -ε times the vector returned, C n / (n·C n) for a covariance C. With the
+    isotropic part alone that is n: the point moves the shortest way, and the ray is along s0 + q.
+
+    ``spread`` (8): the isotropic variance (1/Å²), the variance of the relative wave number, and the covariance of the turns in
+    radians² (xx, xy, xz, yy, yz, zz).
     """
-    back = (cosine - 1.0) * spectrum
-    variance = shape + back * (cosine - 1.0)
-    return (
-        (shape * n[0] + back * beam[0]) / variance,
-        (shape * n[1] + back * beam[1]) / variance,
-        (shape * n[2] + back * beam[2]) / variance,
-    )
+    back = (cosine - 1.0) * spread[1] * radius * radius
+    vx = spread[0] * n[0] + back * beam[0]
+    vy = spread[0] * n[1] + back * beam[1]
+    vz = spread[0] * n[2] + back * beam[2]
+    variance = spread[0] + back * (cosine - 1.0)
+    if spread[2] + spread[5] + spread[7] > 0.0:
+        mx = q[1] * n[2] - q[2] * n[1]  # a turn ω changes the excitation error by ω · (q × n)
+        my = q[2] * n[0] - q[0] * n[2]
+        mz = q[0] * n[1] - q[1] * n[0]
+        kx = spread[2] * mx + spread[3] * my + spread[4] * mz
+        ky = spread[3] * mx + spread[5] * my + spread[6] * mz
+        kz = spread[4] * mx + spread[6] * my + spread[7] * mz
+        vx += ky * q[2] - kz * q[1]
+        vy += kz * q[0] - kx * q[2]
+        vz += kx * q[1] - ky * q[0]
+        variance += kx * mx + ky * my + kz * mz
+    return vx / variance, vy / variance, vz / variance

@@ -54,7 +54,7 @@ def predict_still(
     d_max: float,
     centring: Ints,
     envelope: Floats,
-    widths: Floats,
+    spread: Floats,
     polarization: Floats,
     geometry: Floats,
     frame: Floats,
@@ -64,10 +64,10 @@ def predict_still(
 ) -> tuple[int, NDArray[np.int32], NDArray[np.int32], Floats]:
     """Return the number of reflections that diffract to d_min onto a panel, their hkl, panel, and columns.
 
-    The columns are fast, slow, d, ΔΨ (radians), excitation error, partiality and polarisation factor. ``widths`` are the
-    variances of a point's spread (1/Å²), constant and times |q|², and of the relative wave number. The partiality is the
-    Gaussian in ε whose variance is that of the flat envelope, a third of its half-width squared. ``polarization`` is the electric
-    axis, the normal and the fraction (7). If there are more than ``capacity``, only that many are written.
+    The columns are fast, slow, d, ΔΨ (radians), excitation error, partiality and polarisation factor. ``spread`` is that of
+    `displacement`. The partiality is the Gaussian in ε whose variance is that of the flat envelope, a third of its half-width
+    squared. ``polarization`` is the electric axis, the normal and the fraction (7). If there are more than ``capacity``, only that
+    many are written.
     """
     radius = np.sqrt(np.sum(s0 * s0))
     wavelength = 1.0 / radius
@@ -135,7 +135,7 @@ def predict_still(
                         continue
                     n[0], n[1], n[2] = x / norm, y / norm, z / norm
                     cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
-                    u, v, w = displacement(n, beam, cosine, widths[0] + widths[1] * length2, widths[2] * radius * radius)
+                    u, v, w = displacement(n, q, beam, cosine, radius, spread)
                     x, y, z = x - excitation * u, y - excitation * v, z - excitation * w
                     p, fast, slow = find_panel(geometry, frame, start, panels, x, y, z)
                     if p < 0:

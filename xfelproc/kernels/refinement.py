@@ -10,6 +10,7 @@ from xfelproc.kernels.geometry import displacement, mean_path, ray_to_panel, spo
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+QUANTILE = 0.35
 
 
 @njit(cache=True, nogil=True)
@@ -59,14 +60,13 @@ def predict_indices(
     panel: Ints,
     geometry: Floats,
     s0: Floats,
-    widths: Floats,
+    spread: Floats,
     out: Floats,
 ) -> None:
     """Write fast, slow, excitation error (1/Å) and ΔΨ (radians) of the indices picked by ``rows`` on given panels.
 
-    ``widths`` are the variances of a point's spread (1/Å²), constant and times |q|², and of the relative wave number. ΔΨ is
-    the turn about q × s0 that brings the point on the sphere, positive outside of it. A ray that misses the panel's plane
-    gives NaN.
+    ``spread`` is that of `displacement`. ΔΨ is the turn about q × s0 that brings the point on the sphere, positive outside of
+    it. A ray that misses the panel's plane gives NaN.
     """
     radius = np.sqrt(np.sum(s0 * s0))
     beam = s0 / radius
@@ -77,12 +77,12 @@ def predict_indices(
             continue
         for r in range(3):
             q[r] = a[r, 0] * hkl[i, 0] + a[r, 1] * hkl[i, 1] + a[r, 2] * hkl[i, 2]
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = _predict_one(q, n, geometry[panel[i]], s0, radius, beam, widths)
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = _predict_one(q, n, geometry[panel[i]], s0, radius, beam, spread)
 
 
 @njit(cache=True, nogil=True)
 def _predict_one(
-    q: Floats, n: Floats, g: Floats, s0: Floats, radius: float, beam: Floats, widths: Floats
+    q: Floats, n: Floats, g: Floats, s0: Floats, radius: float, beam: Floats, spread: Floats
 ) -> tuple[float, float, float, float]:
     length2 = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
     for r in range(3):
@@ -92,7 +92,7 @@ def _predict_one(
         n[r] /= length
     excitation = length - radius
     cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
-    x, y, z = displacement(n, beam, cosine, widths[0] + widths[1] * length2, widths[2] * radius * radius)
+    x, y, z = displacement(n, q, beam, cosine, radius, spread)
     x = n[0] * length - excitation * x
     y = n[1] * length - excitation * y
     z = n[2] * length - excitation * z
@@ -107,7 +107,7 @@ def _predict_one(
 
 @njit(cache=True, nogil=True)
 def still_jacobian(
-    a: Floats, strain: Floats, h: Ints, g: Floats, s0: Floats, widths: Floats, n_shift: int, work: Floats, out: Floats
+    a: Floats, strain: Floats, h: Ints, g: Floats, s0: Floats, spread: Floats, n_shift: int, work: Floats, out: Floats
 ) -> None:
     """Write the derivatives (3, parameters) of fast, slow (px) and excitation error (1/Å) of one reflection on panel ``g``.
 
@@ -126,8 +126,7 @@ def still_jacobian(
         n[r] /= length
     excitation = length - radius
     cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
-    length2 = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
-    v[0], v[1], v[2] = displacement(n, beam, cosine, widths[0] + widths[1] * length2, widths[2] * radius * radius)
+    v[0], v[1], v[2] = displacement(n, q, beam, cosine, radius, spread)
     for r in range(3):
         unit[r] = length * n[r] - excitation * v[r]
     norm = np.sqrt(unit[0] * unit[0] + unit[1] * unit[1] + unit[2] * unit[2])
@@ -210,9 +209,10 @@ def keep_nearest(hkl: Ints, distance2: Floats, rows: NDArray[np.bool_], keep: ND
 
 
 @njit(cache=True, nogil=True)
-def _median(values: Floats, count: int) -> float:
-    """Return the median of the first ``count`` entries, which are reordered."""
-    return float(np.median(values[:count]))
+def _quantile(values: Floats, count: int, fraction: float) -> float:
+    """Return a quantile of the first ``count`` entries, without interpolation."""
+    k = min(count - 1, int(fraction * count))
+    return float(np.partition(values[:count], k)[k])
 
 
 @njit(cache=True, nogil=True)
@@ -356,7 +356,7 @@ def _normal_equations(
     panel: Ints,
     geometry: Floats,
     s0: Floats,
-    widths: Floats,
+    spread: Floats,
     n_shift: int,
     residual: Floats,
     out: Floats,
@@ -373,7 +373,7 @@ def _normal_equations(
     for i in range(keep.shape[0]):
         if not keep[i]:
             continue
-        still_jacobian(a, strain, hkl[i], geometry[panel[i]], s0, widths, n_shift, work, rows)
+        still_jacobian(a, strain, hkl[i], geometry[panel[i]], s0, spread, n_shift, work, rows)
         u, v = residual[i, 2], residual[i, 3]
         for j in range(p):
             x, y = rows[0, j], rows[1, j]
@@ -399,7 +399,7 @@ def refine_still(
     slow: Floats,
     snr: Floats,
     s0: Floats,
-    widths: Floats,
+    spread: Floats,
     n_shift: int,
     settings: Floats,
 ) -> tuple[Floats, Floats, Ints, NDArray[np.bool_], NDArray[np.bool_], Floats, Floats]:
@@ -445,7 +445,7 @@ def refine_still(
         if cycle == 0 or n_shift > 0:
             spots_to_q(geometry, panel, fast, slow, s0, q)
         count = assign_indices(a, q, tolerance, hkl, inside)
-        predict_indices(a, hkl, inside, panel, geometry, s0, widths, out)
+        predict_indices(a, hkl, inside, panel, geometry, s0, spread, out)
         _residuals(geometry, panel, fast, slow, beam, s0, q, inside, out, residual)
         keep_nearest(hkl, residual[:, 4], inside, keep)
         systematic, wobble = _scatter(inside, keep, residual, out, snr, s_tangential, s_radial, s_floor, s_excitation, scratch)
@@ -455,7 +455,7 @@ def refine_still(
             break
         strain = _strains(a, basis)
         _normal_equations(
-            a, strain, hkl, keep, panel, geometry, s0, widths, n_shift, residual, out, weights, work, rows, normal, right
+            a, strain, hkl, keep, panel, geometry, s0, spread, n_shift, residual, out, weights, work, rows, normal, right
         )
         _restrain_cell(a, metric, basis, cell_sigma, normal, right)
         for j in range(n_shift):
@@ -473,7 +473,7 @@ def refine_still(
             for t in range(geometry.shape[0]):
                 geometry[t, 9 + j] += right[3 + k + j]
                 geometry[t, 12] += right[3 + k + j] * geometry[t, 6 + j]
-        if change < 1e-6 and cycle < cycles - 1 and cycle > 0:
+        if change < 1e-6 + 1e-5 * systematic and cycle < cycles - 1 and cycle > 0:
             cycles = cycle + 1
     return a, shift, hkl, inside, keep, out, summary
 
@@ -520,19 +520,20 @@ def _scatter(
     s_excitation: float,
     scratch: Floats,
 ) -> tuple[float, float]:
-    """Return the σ of positions beyond counting statistics (px) and the σ of the excitation error (1/Å), by medians.
+    """Return the σ of positions beyond counting statistics (px) and the σ of the excitation error (1/Å), by quantiles.
 
-    The median of the squared length of a two-dimensional Gaussian of unit variances is 2 ln 2.
+    A low quantile is taken for the positions: up to a half of the spots within tolerance of an index are there by chance, or
+    belong to another lattice. The quantile f of the squared length of a Gaussian of unit variances in the plane is -2 ln(1 - f).
     """
     count = 0
     for i in range(keep.shape[0]):
         if keep[i]:
             counted = 0.5 * (s_tangential * s_tangential + s_radial * s_radial) / (snr[i] * snr[i])
-            scratch[count] = residual[i, 4] / (2.0 * np.log(2.0)) - counted
+            scratch[count] = residual[i, 4] / (-2.0 * np.log(1.0 - QUANTILE)) - counted
             count += 1
     if count == 0:
         return s_floor, max(s_excitation, 1e-6)
-    systematic = np.sqrt(max(s_floor * s_floor, _median(scratch, count)))
+    systematic = np.sqrt(max(s_floor * s_floor, _quantile(scratch, count, QUANTILE)))
     if s_excitation > 0.0:
         return systematic, s_excitation
     count = 0
@@ -540,7 +541,7 @@ def _scatter(
         if keep[i]:
             scratch[count] = abs(out[i, 2])
             count += 1
-    return systematic, max(1.4826 * _median(scratch, count), 2e-4)
+    return systematic, max(1.4826 * _quantile(scratch, count, 0.5), 2e-4)
 
 
 @njit(cache=True, nogil=True)
@@ -587,3 +588,89 @@ def fit_mosaicity(
         if largest < 3e-3:
             break
     return np.exp(u)
+
+
+@njit(cache=True, nogil=True)
+def fit_turns(q: Floats, miss: Floats, start: float, noise: float, freedom: float, cycles: int) -> tuple[Floats, float]:
+    """Return the covariance (3, 3; radians²) of the turns of a crystal's blocks, and the variance (1/Å²) of what is left.
+
+    A spot recorded at ``miss`` (n, 3; 1/Å) from its lattice point q comes from blocks turned by ω: miss = ω × q + noise, with ω and
+    the noise Gaussian. Their covariances are of largest likelihood (expectation and maximisation); spots far out have the weights
+    of Student's distribution of ``freedom`` degrees. ``start`` (radians²) and ``noise`` (1/Å²) are first guesses.
+    """
+    n = q.shape[0]
+    s = np.zeros((3, 3))
+    for r in range(3):
+        s[r, r] = start
+    c, g = np.empty((3, 3)), np.empty((3, 3))
+    qs, sum_, m = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    w, u = np.empty(3), np.empty(3)
+    for _ in range(cycles):
+        sum_[:] = 0.0
+        m[:] = 0.0
+        rest = 0.0
+        for i in range(n):
+            x, y, z = q[i, 0], q[i, 1], q[i, 2]
+            for r in range(3):  # rows of Q S with Q ω = ω × q
+                qs[0, r] = s[1, r] * z - s[2, r] * y
+                qs[1, r] = s[2, r] * x - s[0, r] * z
+                qs[2, r] = s[0, r] * y - s[1, r] * x
+            for r in range(3):
+                c[r, 0] = qs[r, 1] * z - qs[r, 2] * y
+                c[r, 1] = qs[r, 2] * x - qs[r, 0] * z
+                c[r, 2] = qs[r, 0] * y - qs[r, 1] * x
+                c[r, r] += noise
+            _invert_symmetric(c, g)
+            distance = 0.0
+            for r in range(3):
+                u[r] = g[r, 0] * miss[i, 0] + g[r, 1] * miss[i, 1] + g[r, 2] * miss[i, 2]
+                distance += u[r] * miss[i, r]
+            weight = (freedom + 3.0) / (freedom + distance)
+            ex, ey, ez = y * u[2] - z * u[1], z * u[0] - x * u[2], x * u[1] - y * u[0]
+            for r in range(3):
+                w[r] = s[r, 0] * ex + s[r, 1] * ey + s[r, 2] * ez
+            left = (miss[i, 0] - w[1] * z + w[2] * y) ** 2 + (miss[i, 1] - w[2] * x + w[0] * z) ** 2
+            left += (miss[i, 2] - w[0] * y + w[1] * x) ** 2
+            rest += weight * left + noise * (3.0 - noise * (g[0, 0] + g[1, 1] + g[2, 2]))
+            for r in range(3):
+                for t in range(3):
+                    sum_[r, t] += weight * w[r] * w[t]
+            _add_projected(m, g, x, y, z)
+        s = (sum_ - s @ m @ s) / n + s
+        noise = rest / (3.0 * n)
+    return s, noise
+
+
+@njit(cache=True, nogil=True)
+def _invert_symmetric(c: Floats, g: Floats) -> None:
+    """Write the inverse of a symmetric 3 x 3 matrix into ``g``."""
+    g[0, 0] = c[1, 1] * c[2, 2] - c[1, 2] * c[1, 2]
+    g[0, 1] = c[0, 2] * c[1, 2] - c[0, 1] * c[2, 2]
+    g[0, 2] = c[0, 1] * c[1, 2] - c[0, 2] * c[1, 1]
+    g[1, 1] = c[0, 0] * c[2, 2] - c[0, 2] * c[0, 2]
+    g[1, 2] = c[0, 1] * c[0, 2] - c[0, 0] * c[1, 2]
+    g[2, 2] = c[0, 0] * c[1, 1] - c[0, 1] * c[0, 1]
+    inverse = 1.0 / (c[0, 0] * g[0, 0] + c[0, 1] * g[0, 1] + c[0, 2] * g[0, 2])
+    for r in range(3):
+        for t in range(r, 3):
+            g[r, t] *= inverse
+            g[t, r] = g[r, t]
+
+
+@njit(cache=True, nogil=True)
+def _add_projected(m: Floats, g: Floats, x: float, y: float, z: float) -> None:
+    """Add Qᵀ g Q to ``m``, with Q ω = ω × q for q = (x, y, z)."""
+    for t in range(3):
+        a, b, c = 0.0, 0.0, 0.0  # column t of Q, the cross product of the unit vector with q
+        if t == 0:
+            b, c = -z, y
+        elif t == 1:
+            a, c = z, -x
+        else:
+            a, b = -y, x
+        u0 = g[0, 0] * a + g[0, 1] * b + g[0, 2] * c
+        u1 = g[1, 0] * a + g[1, 1] * b + g[1, 2] * c
+        u2 = g[2, 0] * a + g[2, 1] * b + g[2, 2] * c
+        m[0, t] += y * u2 - z * u1
+        m[1, t] += z * u0 - x * u2
+        m[2, t] += x * u1 - y * u0

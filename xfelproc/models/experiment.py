@@ -179,13 +179,16 @@ class Crystal:
     """A lattice: ``A`` (rows of the matrix whose columns are a*, b*, c*, 1/Å), its symmetry and its mosaicity.
 
     ``space_group`` is a Hermann-Mauguin symbol; ``domain_size`` (Å) and ``half_mosaicity`` (degrees) are the D and η/2
-    of Sauter et al. (2014); 0 means not known.
+    of Sauter et al. (2014); 0 means not known. ``mosaic_covariance`` (xx, xy, xz, yy, yz, zz; degrees², laboratory frame) is
+    that of the turns of the mosaic blocks, where it was fitted, and ``point_variance`` (1/Å²) the rest of a lattice point's spread.
     """
 
     A: Matrix3
     space_group: str = "P 1"
     domain_size: float = 0.0
     half_mosaicity: float = 0.0
+    mosaic_covariance: tuple[float, float, float, float, float, float] | None = None
+    point_variance: float = 0.0
 
     @cached_property
     def a_matrix(self) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,13 +12,34 @@ from pydantic import Field
 from xfelproc.algorithms.refinement.mosaicity import Mosaicity
 from xfelproc.geometry.constraints import metric_basis
 from xfelproc.geometry.prediction import pack_detector, predict_indices, spread_of
-from xfelproc.kernels.refinement import refine_still
+from xfelproc.kernels.geometry import spots_to_q
+from xfelproc.kernels.refinement import fit_turns, refine_still
 from xfelproc.models.experiment import Beam, Crystal, Detector, as_matrix, as_vector
 from xfelproc.models.frames import IndexedLattice, RefinedLattice
 from xfelproc.models.parameters import Parameters
 from xfelproc.models.tables import IndexedTable, SpotTable
 
 _TRANSLATIONS = {"none": 0, "xy": 2, "xyz": 3}
+_TURN_PASSES = 2  # fits of the turns, each followed by least squares
+_TURN_SCATTER = 0.2  # px of scatter beyond counting statistics at which the turns are fitted
+_TURN_SPOTS = 20
+_TURN_CYCLES = 25
+_TURN_START = np.radians(0.1)
+_TURN_FREEDOM = 4.0  # degrees of freedom of the residuals' distribution
+_SQUARE_DEGREES = np.degrees(1.0) ** 2
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What least squares leaves: translation (mm), indices, spots within tolerance and kept, ΔΨ (radians), σ of positions (px)."""
+
+    crystal: Crystal
+    shift: NDArray[np.float64]
+    hkl: NDArray[np.int32]
+    inside: NDArray[np.bool_]
+    keep: NDArray[np.bool_]
+    psi: NDArray[np.float64]
+    scatter: float
 
 
 class Refine(Parameters):
@@ -26,7 +47,9 @@ class Refine(Parameters):
 
     Every cycle offers all spots of the frame anew: those within ``tolerance`` of an index count as indexed. Positions are
     weighted by counting statistics (σ = a/SNR, larger along the radius) plus what the residuals show beyond them; the excitation
-    error of an indexed spot is expected to be 0 within the spread of the crystal's. Both carry Tukey's biweight.
+    error of an indexed spot is expected to be 0 within the spread of the crystal's. Both carry Tukey's biweight. Where positions
+    scatter beyond counting statistics, the blocks of the crystal are let turn about preferred axes: a spot then shows what its
+    excitation error says about the block that diffracts.
     """
 
     detector: Annotated[
@@ -46,6 +69,13 @@ class Refine(Parameters):
     outlier_limit: Annotated[
         float, Field(gt=1, description="residuals beyond this many standard deviations have no weight (Tukey)")
     ] = 5.0
+    outlier_sigma: Annotated[
+        float, Field(gt=1, description="indexed spots beyond this many standard deviations are marked as not used")
+    ] = 2.5
+    turns: Annotated[
+        bool,
+        Field(description="fit the covariance of the blocks' turns where positions scatter more than counting statistics explain"),
+    ] = True
     max_cycles: Annotated[int, Field(gt=0, le=100, description="most cycles of assignment and least squares")] = 12
     min_spots: Annotated[int, Field(ge=3, description="a lattice with fewer indexed spots is rejected")] = 6
     max_rmsd: Annotated[float, Field(gt=0, description="a lattice of larger root mean square residual is rejected, px")] = 4.0
@@ -60,24 +90,16 @@ class Refine(Parameters):
         Root mean square deviations are over all indexed spots, outliers included.
         """
         start = lattice.crystal
-        n_shift = _TRANSLATIONS[self.detector]
-        a, shift, hkl, inside, keep, out, _ = refine_still(
-            np.ascontiguousarray(start.a_matrix),
-            metric_basis(start.space_group),
-            pack_detector(detector),
-            spots["panel"],
-            spots["fast"],
-            spots["slow"],
-            np.maximum(spots["snr"].astype(np.float64), 1.0),
-            beam.s0,
-            spread_of(start, beam),
-            n_shift,
-            self._settings(),
-        )
+        shifted = detector.shifted(lattice.shift) if any(lattice.shift) else detector
+        fit = self._fit(start, spots, shifted, beam)
+        inside, keep, hkl = fit.inside, fit.keep, fit.hkl
         rows = np.flatnonzero(inside)
-        crystal = self._with_mosaicity(a, hkl[keep], out[keep, 3], start, beam)
-        moved = detector.shifted(as_vector(shift)) if n_shift else detector
+        crystal = self._with_mosaicity(fit.crystal, hkl[keep], fit.psi[keep], beam)
+        shift = as_vector(np.asarray(lattice.shift) + fit.shift)
+        moved = detector.shifted(shift) if any(shift) else detector
         predicted = predict_indices(crystal, moved, beam, hkl[rows], spots["panel"][rows])
+        residual2 = (spots["fast"][rows] - predicted[:, 0]) ** 2 + (spots["slow"][rows] - predicted[:, 1]) ** 2
+        counted = 0.5 * (self.sigma_tangential**2 + self.sigma_radial**2) / np.maximum(spots["snr"][rows], 1.0) ** 2
         indexed = IndexedTable(
             len(rows),
             spot=rows,
@@ -85,13 +107,46 @@ class Refine(Parameters):
             fast_calc=predicted[:, 0],
             slow_calc=predicted[:, 1],
             delta_psi=predicted[:, 3],
-            used=keep[rows],
+            used=keep[rows] & (residual2 <= self.outlier_sigma**2 * (fit.scatter**2 + counted)),
         )
-        residual2 = (spots["fast"][rows] - predicted[:, 0]) ** 2 + (spots["slow"][rows] - predicted[:, 1]) ** 2
         rmsd = float(np.sqrt(residual2.mean())) if len(rows) else float("nan")
         rmsd_psi = float(np.sqrt(np.mean(predicted[:, 3] ** 2))) if len(rows) else float("nan")
-        reason = self._judge(len(rows), rmsd, start, a)
-        return RefinedLattice(crystal, moved, as_vector(shift), indexed, rmsd, rmsd_psi, not reason, reason, lattice.log10_p)
+        reason = self._judge(len(rows), rmsd, start, crystal)
+        return RefinedLattice(crystal, moved, shift, indexed, rmsd, rmsd_psi, not reason, reason, lattice.log10_p)
+
+    def _fit(self, start: Crystal, spots: SpotTable, detector: Detector, beam: Beam) -> _Fit:
+        """Return the least-squares solution; where positions call for it, with the covariance of the blocks' turns."""
+        packed = pack_detector(detector)
+        crystal = replace(start, mosaic_covariance=None)
+        s0 = beam.s0
+        for pass_ in range(1 + _TURN_PASSES):
+            a, shift, hkl, inside, keep, out, summary = refine_still(
+                np.ascontiguousarray(crystal.a_matrix),
+                metric_basis(start.space_group),
+                packed,
+                spots["panel"],
+                spots["fast"],
+                spots["slow"],
+                np.maximum(spots["snr"].astype(np.float64), 1.0),
+                s0,
+                spread_of(crystal, beam),
+                _TRANSLATIONS[self.detector],
+                self._settings(),
+            )
+            scatter = float(summary[0])
+            crystal = replace(crystal, A=as_matrix(a))
+            if pass_ == _TURN_PASSES or not self.turns or scatter < _TURN_SCATTER or np.count_nonzero(keep) < _TURN_SPOTS:
+                break
+            moved = pack_detector(detector, shift)
+            q = np.empty((len(spots), 3))
+            spots_to_q(moved, spots["panel"], spots["fast"], spots["slow"], s0, q)
+            calculated = hkl[keep] @ a.T
+            pixel = float(np.median(detector.pixel_sizes)) / float(np.median(np.linalg.norm(packed[:, 9:12], axis=1)))
+            noise = (scatter * pixel / beam.wavelength) ** 2
+            s, left = fit_turns(calculated, q[keep] - calculated, _TURN_START**2, noise, _TURN_FREEDOM, _TURN_CYCLES)
+            xx, xy, xz, yy, yz, zz = (float(v) * _SQUARE_DEGREES for v in s[np.triu_indices(3)])
+            crystal = replace(crystal, mosaic_covariance=(xx, xy, xz, yy, yz, zz), point_variance=left)
+        return _Fit(crystal, shift, hkl, inside, keep, out[:, 3], scatter)
 
     def _settings(self) -> NDArray[np.float64]:
         return np.array(
@@ -108,25 +163,22 @@ class Refine(Parameters):
             ]
         )
 
-    def _with_mosaicity(
-        self, a: NDArray[np.float64], hkl: NDArray[np.int32], psi: NDArray[np.float64], start: Crystal, beam: Beam
-    ) -> Crystal:
-        """Return the crystal of matrix ``a`` with the mosaicity that the ΔΨ (radians) of its spots show."""
-        crystal = replace(start, A=as_matrix(a))
+    def _with_mosaicity(self, crystal: Crystal, hkl: NDArray[np.int32], psi: NDArray[np.float64], beam: Beam) -> Crystal:
+        """Return the crystal with the mosaicity that the ΔΨ (radians) of its spots show."""
         if len(hkl) == 0:
             return crystal
-        d = 1.0 / np.linalg.norm(hkl @ a.T, axis=1)
+        d = 1.0 / np.linalg.norm(hkl @ crystal.a_matrix.T, axis=1)
         size, half = self.mosaicity.fit(np.degrees(psi), d, beam.wavelength, beam.bandwidth)
         return replace(crystal, domain_size=size, half_mosaicity=half)
 
-    def _judge(self, n_indexed: int, rmsd: float, start: Crystal, a: NDArray[np.float64]) -> str:
+    def _judge(self, n_indexed: int, rmsd: float, start: Crystal, crystal: Crystal) -> str:
         """Return why a refined lattice is rejected; empty if it stands."""
         if n_indexed < self.min_spots:
             return f"only {n_indexed} spots indexed after refinement (refine.min_spots {self.min_spots})"
         if not rmsd <= self.max_rmsd:
             return f"residuals of {rmsd:.2f} px after refinement (refine.max_rmsd {self.max_rmsd:g})"
         before = np.linalg.norm(start.real_space, axis=1)
-        change = float(np.max(np.abs(np.linalg.norm(np.linalg.inv(a), axis=1) / before - 1.0)))
+        change = float(np.max(np.abs(np.linalg.norm(crystal.real_space, axis=1) / before - 1.0)))
         if not change <= self.max_cell_change:
             return f"a cell edge changed by {100 * change:.1f} % in refinement (refine.max_cell_change {self.max_cell_change:g})"
         return ""
