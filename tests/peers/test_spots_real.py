@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from xfelproc.algorithms.calibration import Calibrate
+from xfelproc.algorithms.calibration import Calibrate, estimate_gain
 from xfelproc.algorithms.spotfinding import FindSpots
+from xfelproc.io.sources import open_source
 from xfelproc.models.experiment import Beam, Detector, Panel
 from xfelproc.models.frames import Frame, FrameRef
 
@@ -83,3 +84,17 @@ def test_thaumatin(shared_data: Path, number: int, fewest: int, most: int) -> No
     spots = find.find(Frame(FrameRef(0, 0), pixels, mask, detector.trusted_ranges, detector, Beam(0.96859)))
     assert fewest <= len(spots) <= most
     assert find.judge(spots)[0] == (number != 17)
+
+
+@pytest.mark.parametrize("number", [401, 601])
+def test_thermolysin(shared_data: Path, number: int) -> None:
+    """ADU of an integrating detector of 64 panels, its gain told by nobody."""
+    source = open_source(shared_data / "stills_thermolysin" / f"idx-20130301060858{number}.cbf")
+    frame = source.read(0)
+    calibrate, find = Calibrate(), FindSpots()
+    photons = calibrate.apply(frame, calibrate.constants(frame.detector, source.static_mask()))
+    assert 4.0 < estimate_gain(frame) < 6.0
+    spots = find.find(photons)
+    assert 150 <= len(spots) <= 400
+    assert np.count_nonzero(spots["snr"] > 10) > 40
+    assert find.judge(spots)[0]

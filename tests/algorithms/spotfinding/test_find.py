@@ -112,3 +112,21 @@ def test_method_by_name_and_wrong_parameters() -> None:
     for wrong in ({"method": "nothing"}, {"min_snrr": 3}, {"min_pixels": 0}, {"d_min": float("nan")}):
         with pytest.raises(ValidationError):
             FindSpots.model_validate(wrong)
+
+
+def test_an_interrupted_frame_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    frame = frame_of(rng.poisson(expected((200, 200), 3.0, grid(200, 200, 300.0, rng))).astype(np.uint16))
+    wanted = FindSpots().find(frame)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xfelproc.algorithms.spotfinding.measure.measure_components", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            FindSpots().find(frame)
+    again = FindSpots().find(frame)
+    assert len(wanted) > 30
+    for column in ("fast", "intensity", "background"):
+        assert np.array_equal(again[column], wanted[column])

@@ -44,6 +44,7 @@ class DispersionExtended(Algorithm):
         )
         candidates = workspace.region[:n]
         candidates[:] = index[:n]
+        workspace.clean = False
         erode(candidates, height, width, HALF, state)
         n = brighter_than_clean_mean(
             frame.pixels,
@@ -59,4 +60,5 @@ class DispersionExtended(Algorithm):
             index,
         )
         clear(state, candidates)
+        workspace.clean = True
         return index[:n]

@@ -68,6 +68,7 @@ def measure_spots(
     region_start = np.empty(n + 1, dtype=np.int32)
     near_mask = np.empty(n, dtype=np.uint8)
     detector, beam = frame.detector, frame.beam
+    workspace.clean = False
     grow_components(
         frame.pixels,
         frame.mask,
@@ -98,4 +99,5 @@ def measure_spots(
         rows,
     )
     clear_state(workspace.state, strong, region)
+    workspace.clean = True
     return rows, np.diff(start).astype(np.int64), split[:n]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass
 class Workspace:
-    """Arrays for frames of one shape and type. ``state`` is all zero between calls."""
+    """Arrays for frames of one shape and type. ``state`` is all zero while ``clean``."""
 
     state: NDArray[np.uint8]
     index: NDArray[np.int32]
@@ -21,6 +21,7 @@ class Workspace:
     order: NDArray[np.int32]
     rows: NDArray[Any]
     high: NDArray[Any]
+    clean: bool = True
 
 
 _LOCAL = threading.local()
@@ -46,4 +47,7 @@ def workspace_for(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Workspace:
         )
         _LOCAL.key = key
     workspace: Workspace = _LOCAL.workspace
+    if not workspace.clean:  # the last frame was interrupted
+        workspace.state[:] = 0
+        workspace.clean = True
     return workspace
