@@ -350,6 +350,7 @@ def test_master_without_its_frames(shared_data: Path) -> None:
     source = open_hdf5(shared_data / "nxmx" / "Therm_6_2.nxs")
     summary = source.summary()
     assert summary.n_frames == 488
+    assert "Therm_6_2_000001.h5 is missing: its 488 frames cannot be read" in summary.notes
     assert beam_center(summary.experiment.detector, summary.experiment.beam) == pytest.approx((2216.0555, 2300.4105), abs=1e-3)
     assert summary.experiment.detector.panels[0].image_size == (4148, 4362)
     with pytest.raises(DataError, match=r"Therm_6_2_000001\.h5"):

@@ -204,8 +204,12 @@ def _of_dataset(dataset: Any, path: str, nexus: NexusFile, pool: Hdf5Pool) -> _F
     shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != frame_axis)
     dtype, chunk = _stored(dataset, segments, frame_axis, pool)
     missing = sorted({s.file for s in segments if not Path(s.file).is_file()})
-    notes = tuple(f"{Path(m).name} is missing: its frames cannot be read" for m in missing)
-    return segments, shape, dtype, chunk, frame_axis, notes
+    notes = [f"{Path(m).name} is missing: its frames cannot be read" for m in missing]
+    for segment in segments:
+        link = broken_link(pool.file(path), segment.dataset) if segment.file == path else None
+        if link is not None and not (Path(path).parent / link.split(":")[0]).is_file():
+            notes.append(f"{link.split(':')[0]} is missing: its {segment.count} frames cannot be read")
+    return segments, shape, dtype, chunk, frame_axis, tuple(dict.fromkeys(notes))
 
 
 def _of_links(group: Any, names: list[str], path: str, nexus: NexusFile) -> _Frames:
