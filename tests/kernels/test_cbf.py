@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from xfelproc.kernels.cbf import OVERFLOW, TRUNCATED, decode_byte_offset, decode_packed
+from xfelproc.kernels.cbf import OVERFLOW, TRUNCATED, decode_byte_offset, decode_packed, packed_length
 
 I32 = (-(2**31), 2**31 - 1)
 PACKED = np.array([0, 4, 5, 6, 7, 8, 16, 65])
@@ -118,3 +118,6 @@ def test_packed_round_trip(values: np.ndarray, version: np.ndarray, correlated: 
     assert decode_packed(_bytes(data), out, version, correlated, *I32) == len(data)
     assert np.array_equal(out, values)
     assert decode_packed(_bytes(data[:-1]), out, version, correlated, *I32) in (TRUNCATED, OVERFLOW)
+    if version is PACKED:
+        assert packed_length(_bytes(data + b"more"), values.size, version) == len(data)
+        assert packed_length(_bytes(data[:-1]), values.size, version) == TRUNCATED

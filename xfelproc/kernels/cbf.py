@@ -151,3 +151,22 @@ def decode_packed(
                     return -2
                 out[z, y, x] = value
     return pos - have // 8
+
+
+@njit(cache=True, nogil=True)
+def packed_length(data: NDArray[np.uint8], n: int, widths: NDArray[np.int64]) -> int:
+    """Return how many bytes ``n`` packed elements take (group headers of 3 + 3 bits, 8 ``widths``), or `TRUNCATED`."""
+    bits = data.size * 8
+    pos = 0
+    done = 0
+    while done < n:
+        if pos + 6 > bits:
+            return -1
+        head = int(data[pos >> 3]) >> (pos & 7)
+        if (pos & 7) > 2:
+            head |= int(data[(pos >> 3) + 1]) << (8 - (pos & 7))
+        pos += 6
+        count = min(1 << (head & 7), n - done)
+        pos += count * int(widths[(head >> 3) & 7])
+        done += count
+    return (pos + 7) >> 3 if pos <= bits else -1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 
 import fabio.edfimage
@@ -57,25 +58,39 @@ def test_geometry_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         open_source(path, SourceSettings(geometry=Path("x.geom"))).read(0)
 
 
-def test_mar345_header() -> None:
-    fields = {
-        "pixel_length": 150.0,
-        "pixel_height": 150.0,
-        "distance": 200.0,
-        "wavelength": 1.54,
-        "centerx": 1150.0,
-        "centery": 1160.0,
-        "phi_start": 3.0,
-        "phi_end": 3.5,
-        "exptime_sec": 60.0,
-    }
-    header = read_mar345(fields, (2300, 2300), 9)
-    experiment = header.experiment
+def mar345(pixels: np.ndarray) -> bytes:
+    """A mar345 file: 16 integers and text, then packed pixels."""
+    from fabio.ext.mar345_IO import compress_pck
+
+    n = len(pixels)
+    ints = struct.pack("<16i", 1234, n, 0, 1, 1, n * n, 150, 150, 1541800, 200000, 3000, 3500, 0, 0, 0, 0)
+    text = b"mar research\nPROGRAM        x\nCENTER         X 20.500 Y 19.250\nTIME           60.00\nEND OF HEADER\n"
+    return (ints.ljust(128, b"\0") + text).ljust(4096) + bytes(compress_pck(pixels.astype(np.uint32)))
+
+
+def test_mar345(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).poisson(5, (40, 40))
+    path = tmp_path / "plate_004.mar3450"
+    path.write_bytes(mar345(pixels))
+    source = open_source(path)
+    frame = source.read(0)
+    assert np.array_equal(frame.pixels[0], pixels)
+    experiment = source.experiment(0)
     assert detector_distance(experiment.detector, experiment.beam) == pytest.approx(200.0)
-    assert beam_center(experiment.detector, experiment.beam) == pytest.approx((1150, 1160))
+    assert beam_center(experiment.detector, experiment.beam) == pytest.approx((20.5, 19.25))
+    assert experiment.detector.panels[0].pixel_size == (0.15, 0.15)
+    assert experiment.beam.wavelength == pytest.approx(1.5418)
     assert experiment.scan is not None
-    assert experiment.scan.oscillation == (3.0, 0.5)
-    assert header.missing == ()
+    assert (experiment.scan.oscillation, experiment.scan.image_range, experiment.scan.exposure_time) == ((3.0, 0.5), (4, 4), 60.0)
+    whole = mar345(pixels)
+    for cut in (4300, len(whole) - 2):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match="fewer than 1600 pixels") as error:
+            open_source(path).read(0)
+        assert str(path) in str(error.value)
+
+
+def test_mar345_that_states_nothing() -> None:
     assert read_mar345({}, (2300, 2300), 9).missing == ("pixel size", "distance", "wavelength")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,14 @@ from xfelproc.io.sources.compression import check_file, is_wrapped, read_all
 from xfelproc.io.sources.header import Header, facing_detector
 from xfelproc.io.sources.image import ImageSource, frame_number
 from xfelproc.io.sources.settings import SourceSettings
+from xfelproc.kernels.cbf import packed_length
 from xfelproc.models.experiment import Beam, Experiment, Goniometer, Scan
 
 # what fabio's readers raise on files that are damaged or none of theirs
 _ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, NotImplementedError, RuntimeError)
+
+
+_CCP4_WIDTHS = np.array([0, 4, 5, 6, 7, 8, 16, 32], dtype=np.int64)
 
 
 @contextmanager
@@ -119,6 +124,8 @@ class FabioSource(ImageSource):
     def read_pixels(self, index: int) -> NDArray[Any]:
         """Return the pixels (slow, fast) of frame ``index``."""
         image = _open(Path(self.path))
+        if self.kind == "mar345":
+            check_mar345(read_all(Path(self.path)), self.shape[0] * self.shape[1], self.path)
         try:
             data = np.asarray(image.data if index == 0 else image.get_frame(index).data)
         except _ERRORS as error:
@@ -134,32 +141,54 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(small.get(f"{dtype.kind}{dtype.itemsize}", f"{dtype.kind}{dtype.itemsize}"))
 
 
-def _number(fields: Mapping[str, Any], name: str, scale: float = 1.0) -> float:
+def _number(fields: Mapping[str, Any], name: str) -> float:
     try:
-        return float(fields[name]) * scale
+        return float(fields[name])
     except (KeyError, TypeError, ValueError):
         return 0.0
 
 
+def check_mar345(content: bytes, n_pixels: int, path: object) -> None:
+    """Refuse a mar345 file whose packed pixels are cut short: fabio fills them up with anything.
+
+    Raises
+    ------
+    DataError
+        If they are.
+    """
+    found = re.search(rb"CCP4 packed image(?: V(\d))?, X: \d+, Y: \d+\n", content)
+    if found is None:
+        raise DataError("the packed pixels of this mar345 file are missing: copy it again from its origin, or leave it out", path)
+    data = np.frombuffer(content, dtype=np.uint8, offset=found.end())
+    if found[1] is None and packed_length(data, n_pixels, _CCP4_WIDTHS) < 0:
+        raise DataError(
+            f"its {data.size} bytes hold fewer than {n_pixels} pixels: copy it again from its origin, or leave it out", path
+        )
+
+
 def read_mar345(fields: Mapping[str, Any], size: tuple[int, int], number: int) -> Header:
-    """Return the models of a mar345 header (pixel sizes in µm, the rest in mm, Å and degrees)."""
-    pixel = (_number(fields, "pixel_length", 1e-3), _number(fields, "pixel_height", 1e-3))
+    """Return the models of a mar345 header (mm, Å, degrees; the centre in pixels, CENTER_X along fast)."""
+    pixel = (_number(fields, "PixelLength"), _number(fields, "PixelHeight"))
     pixel = (pixel[0], pixel[1] or pixel[0])
-    distance, wavelength = _number(fields, "distance"), _number(fields, "wavelength")
+    distance, wavelength = _number(fields, "Distance"), _number(fields, "Wavelength")
     missing = [n for n, v in (("pixel size", min(pixel)), ("distance", distance), ("wavelength", wavelength)) if v <= 0]
     pixel = pixel if min(pixel) > 0 else (1.0, 1.0)
-    center = (_number(fields, "centerx"), _number(fields, "centery"))
+    center = (_number(fields, "CENTER_X"), _number(fields, "CENTER_Y"))
     notes = ["sensor not stated: no parallax (set sensor_material and sensor_thickness)"]
     if min(center) <= 0:
         center = (size[0] / 2, size[1] / 2)
         notes.append("beam centre not stated: the middle of the plate assumed")
-    start = _number(fields, "phi_start")
-    width = _number(fields, "phi_end") - start
+    axis = "Omega" if _number(fields, "StartOmega") != _number(fields, "EndOmega") else "Phi"
+    start = _number(fields, f"Start{axis}")
+    width = round(_number(fields, f"End{axis}") - start, 6)
+    tilt = _number(fields, "TwoTheta")
+    if abs(tilt) > 0.05:
+        notes.append(f"TWOTHETA {tilt:g} degrees is not used, its axis is not stated: give a geometry file")
     notes.append("polarisation and spindle not stated: fraction 0.999 in the horizontal plane and +x assumed")
     if width == 0:
         notes.append("no oscillation: a still")
-    goniometer = Goniometer(((1.0, 0.0, 0.0),), (start,), ("phi",), 0)
-    scan = Scan((start, width), (number, number), _number(fields, "exptime_sec")) if width else None
+    goniometer = Goniometer(((1.0, 0.0, 0.0),), (start,), (axis.lower(),), 0)
+    scan = Scan((start, width), (number, number), _number(fields, "TIME")) if width else None
     detector = facing_detector(size, pixel, center, distance, (1.0, 250000.0))
     experiment = Experiment(Beam(wavelength), detector, goniometer, scan)
     return Header("mar345", experiment, "pixels of value 0 are not measured; no mask is stored", tuple(notes), tuple(missing))

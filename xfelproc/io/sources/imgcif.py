@@ -90,6 +90,8 @@ def read_axes(block: gemmi.cif.Block, frame_id: str, path: Path) -> AxisTree:
             raise DataError(f"axis {name!r} has no direction: give a geometry file instead", path)
         offset = as_vector([number(row, f"offset[{i}]") for i in (1, 2, 3)])
         unit = as_vector(vector / length) if length else (0.0, 0.0, 0.0)
+        if number(row, "rotation") != 0:
+            raise DataError(f"axis {name!r} has a fixed rotation, which is not read: give a geometry file instead", path)
         equipment = row.get("equipment", "").lower()
         axes.append(Axis(name, kind, equipment, row.get("depends_on", ""), unit, offset, angle, displacement))
     return AxisTree(axes, path)
