@@ -6,9 +6,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.integration.conftest import environment, experiment, undisturbed, xfelproc
+from xfelproc.io.sources import SourceSettings, open_source
 
 __all__ = ["experiment", "undisturbed"]
 
@@ -52,6 +54,17 @@ def test_export_mtz(undisturbed: Path, tmp_path: Path) -> None:
     result = xfelproc("export", undisturbed, "--to", "pdf", "-o", tmp_path / "x.pdf")
     assert result.code == 2
     assert "known: mtz" in result.output
+
+
+@pytest.mark.parametrize(("to", "name"), [("geom", "x.geom"), ("dials", "x.expt")])
+def test_exported_geometry_reads_back(undisturbed: Path, experiment: Path, tmp_path: Path, to: str, name: str) -> None:
+    assert xfelproc("export", undisturbed, "--to", to, "-o", tmp_path / name).code == 0
+    frames = experiment / "frames.h5"
+    with open_source(frames, SourceSettings()) as source:
+        panel = source.experiment(0).detector.panels[0]
+    with open_source(frames, SourceSettings(geometry=tmp_path / name)) as source:
+        again = source.experiment(0).detector.panels[0]
+    np.testing.assert_allclose([panel.origin, panel.fast_axis, panel.slow_axis], [again.origin, again.fast_axis, again.slow_axis])
 
 
 def test_report(undisturbed: Path) -> None:

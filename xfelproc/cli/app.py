@@ -116,11 +116,11 @@ def report(folder: RunFolder) -> None:
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="mtz, stream, dials or geom")],
+    to: Annotated[str, typer.Option("--to", help="mtz, dials or geom")],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; dials: X.expt, and X.refl beside it")],
 ) -> None:
     """Write results in another program's format."""
-    from xfelproc.cli.export import export_run
+    from xfelproc.run.exporting import export as export_run
 
     export_run(folder, to, output)
 

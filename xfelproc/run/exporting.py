@@ -1,0 +1,156 @@
+"""Results of a run in other programs' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from xfelproc.errors import ConfigError
+from xfelproc.io.atomic import write_atomic
+from xfelproc.io.exchange.dials_write import write_expt
+from xfelproc.io.exchange.geom_write import write_geom
+from xfelproc.io.manifest import Manifest
+from xfelproc.io.shards import read_shard, shard_path
+from xfelproc.io.sources.base import FrameSource
+from xfelproc.models.conventions import FrameStatus
+from xfelproc.models.experiment import Crystal, Experiment, as_matrix, as_vector
+from xfelproc.models.frames import FrameRef, UnitResult
+from xfelproc.run.config import JobConfig, load_config
+from xfelproc.run.directory import RunDirectory, open_run
+from xfelproc.run.recipes import default_opener
+from xfelproc.run.stage_process import STAGE
+
+
+@dataclass(frozen=True)
+class ExportedFrame:
+    """A processed frame: its file, models, and the rows of its unit's tables."""
+
+    path: str
+    ref: FrameRef
+    row: int
+    n_frames: int
+    experiment: Experiment
+    result: UnitResult
+
+    def lattices(self) -> list[int]:
+        """Return the rows of its lattices."""
+        return [int(i) for i in np.flatnonzero(self.result.lattices["frame"] == self.row)]
+
+    def crystal(self, lattice: int) -> Crystal:
+        """Return a lattice as a crystal."""
+        table = self.result.lattices
+        return Crystal(
+            as_matrix(table["A"][lattice]),
+            str(table["space_group"][lattice]),
+            float(table["domain_size"][lattice]),
+            float(table["half_mosaicity"][lattice]),
+        )
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose frames are processed."""
+
+    directory: RunDirectory
+    config: JobConfig
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> FinishedRun:
+        """Open a run directory.
+
+        Raises
+        ------
+        ConfigError
+            If it is none, or frames are missing.
+        """
+        directory = open_run(folder)
+        run = cls(directory, load_config(directory.job), directory.read_manifest())
+        missing = [u for u in range(run.manifest.n_units) if not shard_path(folder, STAGE, u).is_file()]
+        if missing:
+            raise ConfigError(f"{folder}: {len(missing)} of {run.manifest.n_units} units are not processed yet: run its job first")
+        return run
+
+    def frames(self) -> Iterator[ExportedFrame]:
+        """Yield the frames that could be read, in order, with their models."""
+        opener, settings = default_opener(), self.config.input.settings()
+        current: tuple[int, FrameSource] | None = None
+        for unit in range(self.manifest.n_units):
+            result = read_shard(shard_path(self.directory.path, STAGE, unit))
+            for row, ref in enumerate(self.manifest.unit(unit).frames):
+                if result.frames["status"][row] == FrameStatus.FAILED:
+                    continue
+                if current is None or current[0] != ref.source:
+                    if current is not None:
+                        current[1].close()
+                    current = (ref.source, opener(str(self.manifest.sources["path"][ref.source]), settings))
+                source = current[1]
+                yield ExportedFrame(source.path, ref, row, source.n_frames, source.experiment(ref.index), result)
+        if current is not None:
+            current[1].close()
+
+    def first_experiment(self) -> Experiment:
+        """Return the models of the first frame that could be read.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        frame = next(self.frames(), None)
+        if frame is None:
+            raise ConfigError(f"{self.directory.path}: no frame could be read: there is nothing to export")
+        return frame.experiment
+
+
+def export_mtz(run: FinishedRun, output: Path) -> None:
+    """Copy the merged MTZ."""
+    merged = run.directory.merged / "merged.mtz"
+    if not merged.is_file():
+        raise ConfigError(f"{run.directory.path}: nothing is merged yet: run its job first")
+    write_atomic(output, merged.read_bytes())
+
+
+def export_geom(run: FinishedRun, output: Path) -> None:
+    """Write the run's geometry for CrystFEL."""
+    write_geom(run.first_experiment(), output)
+
+
+def export_dials(run: FinishedRun, output: Path) -> None:
+    """Write an experiment for each lattice."""
+    experiments = []
+    for frame in run.frames():
+        for lattice in frame.lattices():
+            shift = as_vector(frame.result.lattices["shift"][lattice])
+            detector = frame.experiment.detector.shifted(shift) if any(shift) else frame.experiment.detector
+            experiments.append(
+                replace(
+                    frame.experiment,
+                    detector=detector,
+                    crystal=frame.crystal(lattice),
+                    identifier=f"{frame.ref.source}-{frame.ref.index}-{lattice}",
+                    image=(frame.path, frame.ref.index),
+                )
+            )
+    if not experiments:
+        raise ConfigError(f"{run.directory.path}: no frame was indexed: there is nothing to export")
+    write_expt(experiments, output)
+
+
+EXPORTERS = {"mtz": export_mtz, "geom": export_geom, "dials": export_dials}
+
+
+def export(folder: Path, to: str, output: Path) -> None:
+    """Write results of a run.
+
+    Raises
+    ------
+    ConfigError
+        If the format is not known, or the run has nothing of the kind.
+    """
+    if to not in EXPORTERS:
+        raise ConfigError(f"--to {to}: not known (known: {', '.join(EXPORTERS)})")
+    EXPORTERS[to](FinishedRun.open(folder), output)
