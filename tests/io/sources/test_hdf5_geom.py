@@ -45,6 +45,19 @@ def test_beam_and_distance(tmp_path: Path) -> None:
     assert experiment.detector.panels[0].origin == pytest.approx((3.2, -2.4, -100))
 
 
+def test_files_one_after_the_other_share_memory(tmp_path: Path) -> None:
+    array = make.frames(2)
+    paths = [make.write(tmp_path / f"{k}.h5", array[k : k + 1]) for k in range(2)]
+    places = []
+    for k, path in enumerate(paths):
+        with source_of(path, make.geom(tmp_path)) as source:
+            frame = source.read(0)
+            assert np.array_equal(frame.pixels[0], array[k])
+            places.append(frame.pixels.ctypes.data)
+            del frame
+    assert places[0] == places[1]
+
+
 def test_pickled_and_forked_sources_read_the_same(tmp_path: Path) -> None:
     array = make.frames()
     source = source_of(make.write(tmp_path / "a.h5", array), make.geom(tmp_path))

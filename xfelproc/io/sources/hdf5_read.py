@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
+from xfelproc.io.sources.buffers import POOL
 from xfelproc.io.sources.hdf5_file import Hdf5Pool
 from xfelproc.io.sources.hdf5_layout import Layout, Part
 from xfelproc.kernels.bitshuffle import OK, decode_bitshuffle_lz4
@@ -76,8 +77,10 @@ class FrameReader:
         """
         layout = self.layout
         if self._stack is None:
-            # zeros: padding is never written
-            self._stack = np.zeros(layout.stack_shape, dtype=working_dtype(layout.dtype))
+            self._stack = POOL.take(layout.stack_shape, working_dtype(layout.dtype))
+            if not layout.is_direct:
+                # padding is never written again
+                self._stack.fill(0)
         stack = self._stack
         native = layout.dtype == stack.dtype and layout.dtype.isnative
         if layout.is_direct and native:
@@ -86,7 +89,7 @@ class FrameReader:
         arrays = []
         for number, part in enumerate(layout.parts):
             if number not in self._frames:
-                self._frames[number] = np.empty(part.frame_shape, dtype=layout.dtype.newbyteorder("="))
+                self._frames[number] = POOL.take(part.frame_shape, layout.dtype.newbyteorder("="))
             self._read_part(part, index, self._frames[number])
             arrays.append(self._frames[number])
         if native:
@@ -99,6 +102,11 @@ class FrameReader:
                     pixels = slot.cut(array)
                     convert(pixels, stack[slot.panel, : pixels.shape[0], : pixels.shape[1]])
         return stack
+
+    def release(self) -> None:
+        """Let other sources have the buffers; the next read takes new ones."""
+        self._stack = None
+        self._frames.clear()
 
     def _read_part(self, part: Part, index: int, out: Array) -> None:
         segment, number = part.locate(index)

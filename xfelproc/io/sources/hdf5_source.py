@@ -134,6 +134,7 @@ class Hdf5Source(FrameSource):
     def close(self) -> None:
         """Release file handles; the source can be read again afterwards."""
         self._pool.close()
+        self._reader.release()
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.n_frames:
