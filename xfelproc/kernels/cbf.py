@@ -109,7 +109,6 @@ def decode_packed(
     for z in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                # 32 bits and more are at hand after this, unless the stream ends; bits past its end must not be used
                 while have <= 48 and pos < size:
                     acc |= np.uint64(data[pos]) << np.uint64(have)
                     pos += 1

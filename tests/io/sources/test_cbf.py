@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.io.sources.cbf_files import MAGIC, binary_section, mini_cbf, two_panels, write
-from xfelproc.errors import DataError
+from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources import SourceSettings, open_source
 from xfelproc.io.sources.cbf import parse_mime, read_header
 
@@ -144,6 +144,12 @@ def test_narrow_integers_become_wider(tmp_path: Path) -> None:
     frame = open_source(write(tmp_path / "a.cbf", content)).read(0)
     assert frame.pixels.dtype == np.uint16
     assert np.array_equal(frame.pixels[0], pixels)
+
+
+def test_a_setting_for_other_files_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.cbf", mini_cbf(PIXELS))
+    with pytest.raises(ConfigError, match="data_path"):
+        open_source(path, SourceSettings(data_path="/entry/data"))
 
 
 def test_mime_flags() -> None:

@@ -88,6 +88,8 @@ def test_wrong_masks_name_both_shapes_and_files(tmp_path: Path) -> None:
         build_mask(ONE, SourceSettings(mask=str(tmp_path / "m.h5")))
     with pytest.raises(ConfigError, match="no dataset"):
         build_mask(ONE, SourceSettings(mask=f"{tmp_path / 'm.h5'}:/b"))
+    with pytest.raises(ConfigError, match="mask_good = 1 without"):
+        build_mask(ONE, SourceSettings(mask_good=1))
     np.savez(tmp_path / "two.npz", a=np.zeros(1), b=np.zeros(1))
     with pytest.raises(ConfigError, match="a, b"):
         build_mask(ONE, SourceSettings(mask=str(tmp_path / "two.npz")))

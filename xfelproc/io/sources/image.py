@@ -63,6 +63,8 @@ class ImageSource(FrameSource):
     """Frames of a file whose geometry stands in one header. Subclasses read header and pixels."""
 
     def __init__(self, path: str | Path, settings: SourceSettings) -> None:
+        if settings.data_path is not None:
+            raise ConfigError(f"data_path = {settings.data_path!r} is for HDF5 files, {path} is an image file: take it out")
         self.path = str(path)
         self.settings = settings
         self.n_frames = 1

@@ -140,6 +140,8 @@ def file_mask(settings: SourceSettings, detector: Detector) -> NDArray[np.uint8]
         If the file cannot be read or its shape is not the detector's; names both shapes.
     """
     if settings.mask is None:
+        if settings.mask_good is not None:
+            raise ConfigError(f"mask_good = {settings.mask_good} without a mask file: give mask, or take it out")
         return None
     values = np.squeeze(read_array(settings.mask))
     if values.ndim == 2 and len(detector) == 1 and values.shape != detector.stack_shape[1:]:
