@@ -86,14 +86,24 @@ def spots_and_rmsd(summary: RunSummary) -> go.Figure:
     return styled(figure)
 
 
+PICTURE_WIDTH = 560
+"""Width of a picture on the page, px: fixed, so that its pixels stay square whatever the window."""
+
+
 def picture(uri: str, width: int, height: int, title: str = "") -> go.Figure:
     """An image that can be zoomed; its pixels are the axes' units, rows downwards."""
     figure = go.Figure()
     figure.add_layout_image(source=uri, xref="x", yref="y", x=0, y=0, sizex=width, sizey=height, sizing="stretch", layer="below")
-    figure.update_xaxes(range=[0, width], visible=False, constrain="domain")
-    figure.update_yaxes(range=[height, 0], visible=False, scaleanchor="x")
-    styled(figure, 620)
-    figure.update_layout(title={"text": title, "font": {"size": 14}}, margin={"l": 5, "r": 5, "t": 40, "b": 5})
+    figure.update_xaxes(range=[0, width], visible=False)
+    figure.update_yaxes(range=[height, 0], visible=False)
+    inner = PICTURE_WIDTH - 10
+    styled(figure, round(inner * height / width) + 70)
+    figure.update_layout(
+        width=PICTURE_WIDTH,
+        title={"text": title, "font": {"size": 14}},
+        margin={"l": 5, "r": 5, "t": 40, "b": 30},
+        legend={"orientation": "h", "y": -0.01, "x": 0},
+    )
     return figure
 
 
@@ -125,12 +135,15 @@ def shells(rows: Sequence[dict[str, Any]]) -> go.Figure:
     )
     figure.update_xaxes(tickvals=s2[::2], ticktext=ticks[::2], title="d_min of the shell, Å")
     figure.update_yaxes(range=[-0.05, 1.05], row=1, col=1)
-    return styled(figure)
+    figure.update_yaxes(range=[0, 120], row=1, col=2)
+    styled(figure, 360)
+    figure.update_layout(legend={"orientation": "h", "y": -0.25, "x": 0.7})
+    return figure
 
 
 def times(summary: RunSummary) -> go.Figure:
-    """Mean CPU time a frame and stage, of frames without and with a hit."""
-    mean = summary.mean_times()
+    """Typical CPU time a frame and stage, of frames without and with a hit."""
+    mean = summary.typical_times()
     figure = go.Figure()
     for number, stage in enumerate(STAGES):
         figure.add_bar(y=["blank", "hit"], x=[mean["blank"][number], mean["hit"][number]], name=stage, orientation="h")

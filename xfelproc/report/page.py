@@ -78,7 +78,7 @@ def build_report(data: ReportData) -> str:
 
 
 def _plot(figure: Any) -> str:
-    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
     return text
 
 
@@ -231,7 +231,7 @@ def _shell_row(shell: Mapping[str, Any]) -> str:
 
 
 def _times(data: ReportData) -> str:
-    text = "<h2>Time</h2>" + _plot(figures.times(data.summary))
+    text = "<h2>Time</h2><p class='note'>Median CPU time a frame.</p>" + _plot(figures.times(data.summary))
     if data.times:
         rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:.2f} s</td></tr>" for k, v in data.times.items())
         text += f"<table><tr><th>part of the run</th><th>wall time</th></tr>{rows}</table>"

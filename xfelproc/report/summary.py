@@ -45,8 +45,7 @@ class RunSummary:
     rmsd: list[NDArray[np.float64]] = field(default_factory=list)
     n_spots: list[NDArray[np.int32]] = field(default_factory=list)
     candidates: list[tuple[float, int, int, int]] = field(default_factory=list)
-    time_sum: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, len(STAGES))))
-    time_count: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    unit_times: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {"blank": [], "hit": []})
     spot_map: NDArray[np.float64] = field(init=False)
     residual_sum: NDArray[np.float64] = field(init=False)
 
@@ -68,9 +67,9 @@ class RunSummary:
             self.status[FrameStatus(value).name] += 1
         for row in np.flatnonzero(status < FrameStatus.INTEGRATED):
             self._count_reason(str(frames["reason"][row]), f"source {frames['source'][row]}, frame {frames['index'][row]}")
-        hits = (status >= FrameStatus.HIT).astype(np.intp)
-        np.add.at(self.time_sum, hits, frames["times"].astype(np.float64))
-        np.add.at(self.time_count, hits, 1)
+        for name, chosen in (("blank", status == FrameStatus.BLANK), ("hit", status >= FrameStatus.HIT)):
+            if chosen.any():
+                self.unit_times[name].append(np.median(frames["times"][chosen].astype(np.float64), axis=0))
         self.n_lattices += len(result.lattices)
         self.n_reflections += len(result.reflections)
         if sum(map(len, self.rmsd)) < MAX_LATTICES:
@@ -126,8 +125,7 @@ class RunSummary:
                     chosen.append((label, pick[1], pick[2]))
         return chosen + [("hit, not indexed", u, r) for _, u, r, _ in failed[:2]]
 
-    def mean_times(self) -> dict[str, NDArray[Any]]:
-        """Return the mean CPU time in ms a stage of frames without and with a hit."""
-        count = np.maximum(self.time_count, 1)[:, None]
-        mean = self.time_sum / count
-        return {"blank": mean[0], "hit": mean[1]}
+    def typical_times(self) -> dict[str, NDArray[Any]]:
+        """Return the median over units of the median CPU time in ms a stage, of blanks and of hits: compilation does not count."""
+        empty = np.zeros(len(STAGES))
+        return {name: np.median(times, axis=0) if times else empty for name, times in self.unit_times.items()}
