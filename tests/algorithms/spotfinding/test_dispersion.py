@@ -41,7 +41,7 @@ def sample(dtype: str) -> tuple[Frame, NDArray[np.uint8]]:
     return frame_of(stack, mask, high=500.0), mask
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+@pytest.mark.parametrize("dtype", ["uint16", *(pytest.param(d, marks=pytest.mark.slow) for d in ("int16", "float32"))])
 def test_agrees_with_plain_numpy(dtype: str) -> None:
     frame, _ = sample(dtype)
     strong = np.zeros(frame.pixels.shape, dtype=bool)
@@ -78,7 +78,7 @@ def test_extended_finds_more_pixels_of_each_spot() -> None:
 
 def test_gain_scales_the_tests() -> None:
     rng = np.random.default_rng(4)
-    raw = (rng.poisson(5.0, (1, 300, 300)) * 5).astype(np.int32)
+    raw = (rng.poisson(5.0, (1, 300, 300)) * 5).astype(np.uint16)
     workspace = workspace_for(raw.shape, raw.dtype)
     assert len(Dispersion().strong_pixels(frame_of(raw), workspace)) > 100
     assert len(Dispersion(gain=5.0).strong_pixels(frame_of(raw), workspace)) < 5

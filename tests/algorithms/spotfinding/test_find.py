@@ -11,7 +11,7 @@ from xfelproc.models.conventions import MaskBit, SpotFlag
 DTYPES = ("uint16", "int16", "uint32", "int32", "float32")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["uint16", *(pytest.param(d, marks=pytest.mark.slow) for d in DTYPES[1:])])
 def test_finds_the_spots_put_in_for_every_type(dtype: str) -> None:
     rng = np.random.default_rng(7)
     truth = grid(400, 300, 200.0, rng)
@@ -26,6 +26,7 @@ def test_finds_the_spots_put_in_for_every_type(dtype: str) -> None:
     assert spots["d"].min() > 1.3 / 2
 
 
+@pytest.mark.slow
 def test_same_spots_whatever_the_type() -> None:
     rng = np.random.default_rng(8)
     pixels = rng.poisson(expected((300, 400), 3.0, grid(400, 300, 60.0, rng)))
