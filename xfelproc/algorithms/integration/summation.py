@@ -18,6 +18,9 @@ from xfelproc.models.parameters import Parameters
 from xfelproc.models.tables import ReflectionTable, SpotTable
 
 _CELLS = 2**20  # packs three Miller indices of up to ±2¹⁹ in one integer
+_WINDOW = 60
+_WINDOW_PARTIALITY = 0.2
+_WINDOW_CLIP = 5.0  # so that one strong reflection does not carry a window
 
 
 class Integrate(Parameters):
@@ -38,7 +41,7 @@ class Integrate(Parameters):
     ] = 0.15
     min_i_over_sigma: Annotated[
         float, Field(ge=0, description="the resolution limit is where the mean I/σ falls below this; 0 keeps all tried")
-    ] = 0.0
+    ] = 0.3
 
     @model_validator(mode="after")
     def _radii_in_order(self) -> Integrate:
@@ -107,11 +110,27 @@ class Integrate(Parameters):
         )
 
     def _limit(self, table: ReflectionTable, number: int) -> float:
-        """Return the resolution in Å at which the mean I/σ of one lattice falls below the limit."""
-        rows = table["lattice"] == number
-        if not rows.any():
+        """Return the resolution in Å to which one lattice diffracts.
+
+        Going outwards, it is the outer end of the last window of reflections, a few tens that the model says diffract well, whose
+        mean I/σ reaches ``min_i_over_sigma``; never less far than the spots indexed.
+        """
+        own = table["lattice"] == number
+        if not own.any():
             return float("nan")
-        return float(table["d"][rows].min())
+        best = float(table["d"][own].min())
+        if self.d_min > 0 or self.min_i_over_sigma == 0:
+            return best
+        rows = own & (table["partiality"] > _WINDOW_PARTIALITY) & (table["flags"] & ReflectionFlag.INTEGRATED > 0)
+        order = np.flatnonzero(rows)[np.argsort(-table["d"][rows])]
+        if len(order) <= _WINDOW:
+            return best
+        ratio = np.clip(table["intensity"][order] / table["sigma"][order], -_WINDOW_CLIP, _WINDOW_CLIP)
+        total = np.concatenate([[0.0], np.cumsum(ratio)])
+        good = np.flatnonzero((total[_WINDOW:] - total[:-_WINDOW]) >= self.min_i_over_sigma * _WINDOW)
+        limit = float(table["d"][order[good[-1] + _WINDOW - 1]]) if len(good) else float("inf")
+        seen = own & (table["flags"] & ReflectionFlag.OBSERVED > 0)
+        return max(best, min(limit, float(table["d"][seen].min()) if seen.any() else float(table["d"][own].max())))
 
 
 def _packed(hkl: NDArray[np.int32]) -> NDArray[np.int64]:
