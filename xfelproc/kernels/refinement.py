@@ -473,7 +473,7 @@ def refine_still(
             for t in range(geometry.shape[0]):
                 geometry[t, 9 + j] += right[3 + k + j]
                 geometry[t, 12] += right[3 + k + j] * geometry[t, 6 + j]
-        if change < 1e-6 + 1e-5 * systematic and cycle < cycles - 1 and cycle > 0:
+        if change < 1e-6 + 2e-5 * systematic and cycle < cycles - 1 and cycle > 0:
             cycles = cycle + 1
     return a, shift, hkl, inside, keep, out, summary
 

@@ -41,7 +41,7 @@ class Integrate(Parameters):
     ] = 0.15
     min_i_over_sigma: Annotated[
         float, Field(ge=0, description="the resolution limit is where the mean I/σ falls below this; 0 keeps all tried")
-    ] = 0.3
+    ] = 0.5
 
     @model_validator(mode="after")
     def _radii_in_order(self) -> Integrate:
