@@ -24,19 +24,21 @@ def accumulate_binned(
     ``maximum`` is of single pixels, not of bins, so that small spots stay visible.
     """
     n_panels, n_slow, n_fast = pixels.shape
+    added = np.empty(n_fast, dtype=np.float32)
+    largest = np.empty(n_fast, dtype=np.float32)
     for p in range(n_panels):
         low, high = np.float32(trusted[p, 0]), np.float32(trusted[p, 1])
-        for s in range(n_slow):
-            row, keep = pixels[p, s], mask[p, s]
-            out_total, out_maximum = total[p, s // binning], maximum[p, s // binning]
-            for b in range(out_total.shape[0]):
-                added = np.float32(0.0)
-                largest = np.float32(out_maximum[b])
-                for f in range(b * binning, min(n_fast, (b + 1) * binning)):
+        for b in range(total.shape[1]):
+            added[:] = 0.0
+            largest[:] = 0.0
+            for s in range(b * binning, min(n_slow, (b + 1) * binning)):
+                row, keep = pixels[p, s], mask[p, s]
+                for f in range(n_fast):  # along a row, without branches: vector instructions
                     value = np.float32(row[f])
-                    good = (keep[f] == 0) & (value >= low) & (value <= high)
-                    value = value if good else np.float32(0.0)
-                    added += value
-                    largest = max(largest, value)
-                out_total[b] += added
-                out_maximum[b] = largest
+                    value = value if (keep[f] == 0) & (value >= low) & (value <= high) else np.float32(0.0)
+                    added[f] += value
+                    largest[f] = max(largest[f], value)
+            for c in range(total.shape[2]):
+                for f in range(c * binning, min(n_fast, (c + 1) * binning)):
+                    total[p, b, c] += added[f]
+                    maximum[p, b, c] = max(maximum[p, b, c], largest[f])
