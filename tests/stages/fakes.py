@@ -102,6 +102,8 @@ class FakeIndex(Parameters):
     cell: tuple[float, float, float, float, float, float] | None = None
     space_group: str | None = None
 
+    max_penalty: float = 1.5
+
     def target(self) -> CellTarget:
         return CellTarget(self.cell, self.space_group)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.io.manifest import Manifest, write_manifest
+from xfelproc.algorithms.symmetry.consensus import CellCluster, find_consensus
+from xfelproc.io.manifest import write_manifest
 from xfelproc.io.shards import read_lattices, shard_path
+from xfelproc.models.tables import LatticeTable
 from xfelproc.run.lineage import digest
 from xfelproc.run.session import Session
 from xfelproc.run.target import CONSENSUS, user_target
@@ -18,6 +19,8 @@ STAGE = "sample"
 FRAMES_A_UNIT = 8
 FIRST_ROUND = 256
 """Frames of the first round; each further round doubles what was tried before."""
+FEW = 5
+"""A consensus of fewer lattices is doubtful."""
 
 
 def sampling_order(n_frames: int) -> NDArray[np.int64]:
@@ -40,27 +43,54 @@ def run_stage(session: Session) -> None:
     if known is not None and known["lineage"] == lineage:
         return
     write_manifest(path, manifest)
-    tried, cells = 0, np.zeros((0, 6))
-    while tried < manifest.n_units and len(cells) < sample.min_lattices:
+    tried, lattices = 0, LatticeTable(0)
+    while tried < manifest.n_units and len(lattices) < sample.min_lattices:
         tried = min(manifest.n_units, max(FIRST_ROUND // FRAMES_A_UNIT, 2 * tried))
         session.run_units(job, manifest, range(tried))
-        cells = _cells(session, tried)
-    session.directory.write_json(CONSENSUS, _record(session, lineage, cells, manifest, tried))
+        lattices = LatticeTable.concatenate(read_lattices(shard_path(session.directory.path, STAGE, unit)) for unit in range(tried))
+    session.directory.write_json(CONSENSUS, {"lineage": lineage, **_record(session, lattices, int(manifest.offsets[tried]))})
 
 
-def _cells(session: Session, units: int) -> NDArray[np.float64]:
-    tables = [read_lattices(shard_path(session.directory.path, STAGE, unit))["cell"] for unit in range(units)]
-    return np.concatenate(tables) if tables else np.zeros((0, 6))
+def centring_of(space_group: str) -> str:
+    """Return the centring of a lattice given in a space group's setting; rhombohedral axes are primitive."""
+    return "P" if space_group.endswith(":R") else space_group[0]
 
 
-def _record(session: Session, lineage: str, cells: NDArray[np.float64], manifest: Manifest, tried: int) -> dict[str, Any]:
-    frames = int(manifest.offsets[tried])
-    record: dict[str, Any] = {"lineage": lineage, "frames": frames, "lattices": len(cells)}
-    record |= {"cell": None, "space_group": None, "clusters": []}
-    consensus: Any = import_module("xfelproc.algorithms.symmetry.consensus").find_consensus(cells) if len(cells) else None
+def _record(session: Session, lattices: LatticeTable, frames: int) -> dict[str, Any]:
+    record: dict[str, Any] = {"frames": frames, "lattices": len(lattices), "cell": None, "space_group": None, "clusters": []}
+    index = session.config.section("index")
+    consensus = find_consensus(
+        lattices["cell"],
+        [centring_of(name) for name in lattices["space_group"]],
+        space_group=index.space_group,
+        max_penalty=100.0 * index.max_penalty,
+    )
     if consensus is None:
         session.warn(
-            f"no cell was given and none was found: {len(cells)} of {frames} frames could be indexed; every frame is indexed by "
-            "itself. Give index.cell if it is known, or check distance, beam centre and wavelength"
+            f"no cell was given and none was found: none of {frames} frames could be indexed without one. Give index.cell if it is "
+            "known, or check distance, beam centre and wavelength"
+        )
+        return record
+    best = consensus.best
+    record |= {"cell": list(best.cell), "space_group": best.space_group, "clusters": [_shown(c) for c in consensus.clusters]}
+    cell = " ".join(f"{v:.2f}" for v in best.cell)
+    session.reporter.say(
+        f"cell found: {cell}, {best.space_group}, from {best.count} of {len(lattices)} lattices ({frames} frames tried)"
+    )
+    if best.count < FEW or 2 * best.count < len(lattices):
+        session.warn(
+            f"the cell {cell} was found from {best.count} of {len(lattices)} lattices only: look at the clusters in the report, and "
+            "give index.cell if it is known"
         )
     return record
+
+
+def _shown(cluster: CellCluster) -> dict[str, Any]:
+    return {
+        "count": cluster.count,
+        "cell": list(cluster.cell),
+        "spread": list(cluster.spread),
+        "lattice": cluster.bravais,
+        "space_group": cluster.space_group,
+        "penalty": cluster.penalty,
+    }

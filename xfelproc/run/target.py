@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import gemmi
 
+from xfelproc.geometry.cells import metric_tensor
+from xfelproc.geometry.lattice_characters import GROUPS, HIGHEST_FIRST, distortion
 from xfelproc.models.frames import CellTarget
 from xfelproc.run.session import Session
 
@@ -20,13 +22,25 @@ def user_target(session: Session) -> CellTarget:
 
 
 def run_target(session: Session) -> CellTarget:
-    """Return what section ``[index]`` says, else the consensus, else nothing."""
+    """Return what section ``[index]`` says (a cell without a space group has its holohedry), else the consensus, else nothing."""
     given = user_target(session)
     found = session.directory.read_json(CONSENSUS)
+    if given.cell is not None and given.space_group is None:
+        return CellTarget(given.cell, holohedry(given.cell))
     if given.cell is not None or found is None or found["cell"] is None:
         return given
     a, b, c, alpha, beta, gamma = (float(v) for v in found["cell"])
     return CellTarget((a, b, c, alpha, beta, gamma), given.space_group or found["space_group"])
+
+
+def holohedry(cell: Sequence[float], max_penalty: float = 50.0) -> str:
+    """Return the rotation group of the highest symmetry that a primitive cell has in the setting it is given in.
+
+    ``max_penalty`` is 100 times the percent or degrees that the cell may be off.
+    """
+    metric = metric_tensor(cell)
+    names = [name for name in HIGHEST_FIRST if name.endswith("P")]
+    return next(GROUPS[name] for name in names if distortion(metric, GROUPS[name])[0] <= max_penalty)
 
 
 @dataclass(frozen=True)
