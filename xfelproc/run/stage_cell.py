@@ -74,14 +74,10 @@ def _record(session: Session, lattices: LatticeTable, frames: int) -> dict[str, 
     best = consensus.best
     record |= {"cell": list(best.cell), "space_group": best.space_group, "clusters": [_shown(c) for c in consensus.clusters]}
     cell = " ".join(f"{v:.2f}" for v in best.cell)
-    session.reporter.say(
-        f"cell found: {cell}, {best.space_group}, from {best.count} of {len(lattices)} lattices ({frames} frames tried)"
-    )
+    found = f"{cell}, {best.space_group}, from {best.count} of {len(lattices)} lattices"
+    session.reporter.say(f"cell found: {found} ({frames} frames tried)")
     if best.count < FEW or 2 * best.count < len(lattices):
-        session.warn(
-            f"the cell {cell} was found from {best.count} of {len(lattices)} lattices only: look at the clusters in the report, and "
-            "give index.cell if it is known"
-        )
+        session.warn(f"the cell is doubtful: {found} only. Look at the clusters in the report; give index.cell if it is known")
     return record
 
 
