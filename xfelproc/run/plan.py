@@ -49,7 +49,7 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
                 if experiment is None:
                     experiment = source.experiment(0)
                     check_calibration(config, experiment, source)
-        except DataError as problem:
+        except (DataError, OSError) as problem:
             error = str(problem)
         rows.append((path, stat.st_size, stat.st_mtime_ns, n_frames, max(1, chunk), error))
     if experiment is None:

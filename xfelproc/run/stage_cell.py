@@ -41,6 +41,7 @@ def run_stage(session: Session) -> None:
     lineage = digest({"stage": job.lineage, "manifest": manifest.stamp, "sample": sample.model_dump(mode="json")})
     known = session.directory.read_json(CONSENSUS)
     if known is not None and known["lineage"] == lineage:
+        session.warnings += known["warnings"]
         return
     write_manifest(path, manifest)
     tried, lattices = 0, LatticeTable(0)
@@ -58,6 +59,7 @@ def centring_of(space_group: str) -> str:
 
 def _record(session: Session, lattices: LatticeTable, frames: int) -> dict[str, Any]:
     record: dict[str, Any] = {"frames": frames, "lattices": len(lattices), "cell": None, "space_group": None, "clusters": []}
+    record["warnings"] = []
     index = session.config.section("index")
     consensus = find_consensus(
         lattices["cell"],
@@ -66,18 +68,21 @@ def _record(session: Session, lattices: LatticeTable, frames: int) -> dict[str, 
         max_penalty=100.0 * index.max_penalty,
     )
     if consensus is None:
-        session.warn(
+        text = (
             f"no cell was given and none was found: none of {frames} frames could be indexed without one. Give index.cell if it is "
             "known, or check distance, beam centre and wavelength"
         )
-        return record
+        session.warn(text)
+        return record | {"warnings": [text]}
     best = consensus.best
     record |= {"cell": list(best.cell), "space_group": best.space_group, "clusters": [_shown(c) for c in consensus.clusters]}
     cell = " ".join(f"{v:.2f}" for v in best.cell)
     found = f"{cell}, {best.space_group}, from {best.count} of {len(lattices)} lattices"
     session.reporter.say(f"cell found: {found} ({frames} frames tried)")
     if best.count < FEW or 2 * best.count < len(lattices):
-        session.warn(f"the cell is doubtful: {found} only. Look at the clusters in the report; give index.cell if it is known")
+        text = f"the cell is doubtful: {found} only. Look at the clusters in the report; give index.cell if it is known"
+        session.warn(text)
+        record["warnings"] = [text]
     return record
 
 
