@@ -49,7 +49,7 @@ def simulate(settings: SimulationSettings, output: Path, progress: Callable[[int
 
 def _write(simulator: Simulator, output: Path, progress: Callable[[int], None] | None) -> SimulatedRun:
     settings = simulator.settings
-    shift = _recorded_shift(settings)
+    shift = recorded_shift(settings)
     recorded = replace(simulator.layout, detector=simulator.layout.detector.shifted((-shift[0], -shift[1], -shift[2])))
     factor = 1.0 + settings.cell_error
     cell = (*(length * factor for length in settings.crystal.cell[:3]), *settings.crystal.cell[3:])
@@ -82,7 +82,7 @@ def _write(simulator: Simulator, output: Path, progress: Callable[[int], None] |
     return run
 
 
-def _recorded_shift(settings: SimulationSettings) -> tuple[float, float, float]:
+def recorded_shift(settings: SimulationSettings) -> tuple[float, float, float]:
     """Return the translation (mm) from the recorded detector to the true one, in a direction that the seed chooses."""
     length = settings.centre_error * mean_spot_spacing(settings) * settings.detector.pixel_size
     angle = float(np.random.default_rng([settings.seed, 4]).uniform(0, 2 * np.pi))
