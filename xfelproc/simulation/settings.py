@@ -125,9 +125,9 @@ _LARGE = {"size": (2000, 2000), "pixel_size": 0.075, "distance": 92.5}
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {},
     "single": {"hit_fraction": 1.0, "frames": 50},
-    "weak": {"hit_fraction": 1.0, "photons": 900.0, "frames": 100},
-    "two_lattices": {"hit_fraction": 1.0, "lattices": 2, "frames": 50},
-    "three_lattices": {"hit_fraction": 1.0, "lattices": 3, "frames": 50},
+    "weak": {"hit_fraction": 1.0, "photons": 130.0, "scale_spread": 0.4, "frames": 100},
+    "two_lattices": {"hit_fraction": 1.0, "lattices": 2, "photons": 1500.0, "frames": 50},
+    "three_lattices": {"hit_fraction": 1.0, "lattices": 3, "photons": 1500.0, "frames": 50},
     "ice": {"hit_fraction": 1.0, "ice": 25.0, "ice_spots": 12.0, "frames": 50},
     "false_peaks": {"hit_fraction": 1.0, "false_peaks": 0.05, "frames": 50},
     "cell_off": {"hit_fraction": 1.0, "cell_error": 0.01, "frames": 50},
