@@ -72,11 +72,11 @@ class Outcome:
 class Chain:
     """The sections of a job that one frame goes through."""
 
-    target: CellTarget = CellTarget()
-    spots: FindSpots = FindSpots()
-    index: Index = Index()
-    refine: Refine = Refine()
-    calibrate: Calibrate = Calibrate()
+    target: CellTarget = field(default_factory=CellTarget)
+    spots: FindSpots = field(default_factory=FindSpots)
+    index: Index = field(default_factory=Index)
+    refine: Refine = field(default_factory=Refine)
+    calibrate: Calibrate = field(default_factory=Calibrate)
     integrate: Integrate | None = None
 
     def frame(self, frame: Frame) -> Outcome:
@@ -193,7 +193,9 @@ class Tally:
         self.wrong += wrong
         self.frames_right += not open_truths and not wrong
         if open_truths and not wrong:
-            self.failures.append(f"{label}: {len(open_truths)} missed of {len(truths)}, {len(outcome.spots)} spots: {outcome.reason}")
+            self.failures.append(
+                f"{label}: {len(open_truths)} missed of {len(truths)}, {len(outcome.spots)} spots: {outcome.reason}"
+            )
 
     @property
     def share(self) -> float:
