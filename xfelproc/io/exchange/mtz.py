@@ -123,13 +123,22 @@ def merged_mtz(merged: MergedTable, header: MtzHeader) -> bytes:
 
     Reflections without one of the Friedel mates have that mate missing; a centric one has I(+) alone. FreeR_flag counts from
     0, and 0 is the test set (CCP4's way).
+
+    Raises
+    ------
+    DataError
+        If there is no reflection: an MTZ of none cannot be read by anyone.
     """
+    if not len(merged):
+        raise DataError(
+            "no reflection was merged, so there is no MTZ to write: lower merge.min_multiplicity or merge.min_partiality"
+        )
     mtz = _new(header)
     columns = [np.asarray(merged["hkl"][:, i], dtype=np.float32) for i in range(3)]
     for label, kind, name in MERGED_COLUMNS:
         mtz.add_column(label, kind, dataset_id=1)
         columns.append(merged[name].astype(np.float32))
-    mtz.set_data(np.column_stack(columns) if len(merged) else np.zeros((0, 3 + len(MERGED_COLUMNS)), dtype=np.float32))
+    mtz.set_data(np.column_stack(columns))
     mtz.sort_order = [1, 2, 3, 0, 0]
     return bytes(mtz.write_to_bytes())
 
