@@ -108,18 +108,19 @@ def test_mosaicity_is_the_maximum_of_the_likelihood() -> None:
             assert cost(best[0] * u, best[1] * v) >= reference - 1e-3
 
 
-def test_turns_are_recovered() -> None:
+def test_turns_and_dilation_are_recovered() -> None:
     rng = np.random.default_rng(3)
     q = rng.normal(size=(600, 3))
     q *= (rng.uniform(0.05, 0.5, 600) / np.linalg.norm(q, axis=1))[:, None]
     axis = np.array([0.6, 0.0, 0.8])
     truth = np.radians(0.02) ** 2 * np.eye(3) + np.radians(0.3) ** 2 * np.outer(axis, axis)
     turns = rng.multivariate_normal(np.zeros(3), truth, 600)
-    miss = np.cross(turns, q) + 2e-4 * rng.normal(size=(600, 3))
+    miss = np.cross(turns, q) + 3e-3 * rng.normal(size=(600, 1)) * q + 2e-4 * rng.normal(size=(600, 3))
     miss[:30] += 0.01 * rng.normal(size=(30, 3))
-    covariance, rest = fit_turns(q, miss, np.radians(0.1) ** 2, 1e-7, 4.0, 60)
+    covariance, dilation, rest = fit_turns(q, miss, np.radians(0.1) ** 2, 1e-6, 1e-7, 4.0, 60)
     values, vectors = np.linalg.eigh(covariance)
     assert abs(vectors[:, 2] @ axis) > 0.99
     assert np.degrees(np.sqrt(values[2])) == pytest.approx(0.3, rel=0.15)
     assert np.degrees(np.sqrt(values[:2].max())) < 0.06
+    assert np.sqrt(dilation) == pytest.approx(3e-3, rel=0.15)
     assert np.sqrt(rest) == pytest.approx(2e-4, rel=0.3)

@@ -17,8 +17,9 @@ from xfelproc.geometry.cells import lattice_rotations, misorientation, rotation_
 from xfelproc.io.sources import SourceSettings, open_source
 from xfelproc.models.conventions import FLIP_XZ, ReflectionFlag
 from xfelproc.models.experiment import Crystal, as_matrix
-from xfelproc.models.frames import CellTarget, Frame, IndexedLattice, RefinedLattice
+from xfelproc.models.frames import CellTarget, IndexedLattice, RefinedLattice
 from xfelproc.models.tables import ReflectionTable, SpotTable
+from xfelproc.stages.stills import Stills, process
 
 pytestmark = pytest.mark.peer
 LYSOZYME = (79.1, 79.1, 38.0, 90.0, 90.0, 90.0)
@@ -78,16 +79,15 @@ def test_intensities(simulated: tuple[list[float], list[RefinedLattice], Reflect
         assert table["intensity"][rows].sum() / expected[rows].sum() == pytest.approx(scale, rel=0.2)
 
 
-def _first_lattice(path: Path, cell: tuple[float, ...], group: str) -> tuple[Frame, SpotTable, RefinedLattice]:
+def _best_lattice(path: Path, cell: tuple[float, ...], group: str) -> tuple[SpotTable, RefinedLattice]:
     source = open_source(path)
     frame = source.read(0)
     calibrate = Calibrate()
-    frame = calibrate.apply(frame, calibrate.constants(frame.detector, source.static_mask()))
-    spots = FindSpots().find(frame)
     target = CellTarget(cell, group)  # type: ignore[arg-type]
-    found = Index().index(spots, frame.detector, frame.beam, target)
-    assert found.lattices, found.reason
-    return frame, spots, Refine(max_rmsd=10).refine(found.lattices[0], spots, frame.detector, frame.beam)
+    stills = Stills(calibrate, FindSpots(), Index(), Refine(), Integrate(), target)
+    result, _ = process(stills, frame, calibrate.constants(frame.detector, source.static_mask()))
+    assert result.lattices, result.reason
+    return result.spots, max(result.lattices, key=lambda lattice: int(lattice.indexed["used"].sum()))
 
 
 REAL = [
@@ -103,10 +103,15 @@ REAL = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "cell", "group", "count", "rmsd"), REAL, ids=[r[0][-16:-4] for r in REAL])
 def test_real_shots(shared_data: Path, name: str, cell: tuple[float, ...], group: str, count: int, rmsd: float) -> None:
-    """The best spots of each shot, as many as the peer's program indexed, lie as near to their predictions as there."""
-    _, spots, refined = _first_lattice(shared_data / name, cell, group)
-    rows = refined.indexed["spot"]
-    miss2 = (spots["fast"][rows] - refined.indexed["fast_calc"]) ** 2 + (spots["slow"][rows] - refined.indexed["slow_calc"]) ** 2
+    """As many spots fit each shot as the peer's program indexed, at least as near to their predictions.
+
+    Over all spots within 0.3 of an index the RMSD is larger: a fifth of the spots of other lattices, and of noise, are there by
+    chance.
+    """
+    spots, refined = _best_lattice(shared_data / name, cell, group)
+    used = refined.indexed.select(refined.indexed["used"])
+    rows = used["spot"]
+    miss2 = (spots["fast"][rows] - used["fast_calc"]) ** 2 + (spots["slow"][rows] - used["slow_calc"]) ** 2
     assert len(rows) >= count
-    assert np.sqrt(np.sort(miss2)[:count].mean()) <= rmsd
-    assert refined.indexed["used"].sum() >= count
+    assert np.sqrt(miss2.mean()) == pytest.approx(refined.rmsd_used)
+    assert refined.rmsd_used <= rmsd

@@ -54,6 +54,7 @@ def spread_of(crystal: Crystal, beam: Beam) -> Floats:
         spread[0] += (0.25 * mosaic) ** 2
     else:
         spread[0] = max(crystal.point_variance, 1e-9)
+        spread[1] = max(spread[1], crystal.dilation_variance)
         spread[2:] = np.asarray(crystal.mosaic_covariance) * np.radians(1.0) ** 2
     return spread
 

@@ -214,13 +214,16 @@ def find_panel(
 
 
 @njit(cache=True, nogil=True)
-def displacement(n: Any, q: Any, beam: Any, cosine: float, radius: float, spread: Floats) -> tuple[float, float, float]:
-    """Return the vector that takes a point of unit excitation error to where it diffracts.
+def displacement(
+    n: Any, q: Any, beam: Any, cosine: float, radius: float, excitation: float, spread: Floats
+) -> tuple[float, float, float]:
+    """Return the vector that takes a point, for each unit of its excitation error, to where it diffracts.
 
     A reciprocal-lattice point is a Gaussian: it spreads isotropically by the size of the domains, and as ω × q by their turns
     ω; the wave number spreads along the ``beam``. What diffracts is the part of it on the Ewald sphere (normal ``n``, cos 2θ
     ``cosine``, ``radius``), and the mean of that is -ε times the vector returned, C n / (n·C n) for a covariance C. With the
-    isotropic part alone that is n: the point moves the shortest way, and the ray is along s0 + q.
+    isotropic part alone that is n: the point moves the shortest way, and the ray is along s0 + q. So it does with what of its
+    ``excitation`` error (1/Å) is beyond three standard deviations, where the Gaussian has nothing to say.
 
     ``spread`` (8): the isotropic variance (1/Å²), the variance of the relative wave number, and the covariance of the turns in
     radians² (xx, xy, xz, yy, yz, zz).
@@ -241,4 +244,8 @@ def displacement(n: Any, q: Any, beam: Any, cosine: float, radius: float, spread
         vy += kz * q[0] - kx * q[2]
         vz += kx * q[1] - ky * q[0]
         variance += kx * mx + ky * my + kz * mz
-    return vx / variance, vy / variance, vz / variance
+    beyond = 0.0
+    if excitation * excitation > 9.0 * variance:
+        beyond = 1.0 - 3.0 * np.sqrt(variance) / abs(excitation)
+    within = (1.0 - beyond) / variance
+    return within * vx + beyond * n[0], within * vy + beyond * n[1], within * vz + beyond * n[2]

@@ -135,7 +135,7 @@ def predict_still(
                         continue
                     n[0], n[1], n[2] = x / norm, y / norm, z / norm
                     cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
-                    u, v, w = displacement(n, q, beam, cosine, radius, spread)
+                    u, v, w = displacement(n, q, beam, cosine, radius, excitation, spread)
                     x, y, z = x - excitation * u, y - excitation * v, z - excitation * w
                     p, fast, slow = find_panel(geometry, frame, start, panels, x, y, z)
                     if p < 0:

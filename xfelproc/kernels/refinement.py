@@ -92,7 +92,7 @@ def _predict_one(
         n[r] /= length
     excitation = length - radius
     cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
-    x, y, z = displacement(n, q, beam, cosine, radius, spread)
+    x, y, z = displacement(n, q, beam, cosine, radius, excitation, spread)
     x = n[0] * length - excitation * x
     y = n[1] * length - excitation * y
     z = n[2] * length - excitation * z
@@ -126,7 +126,7 @@ def still_jacobian(
         n[r] /= length
     excitation = length - radius
     cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
-    v[0], v[1], v[2] = displacement(n, q, beam, cosine, radius, spread)
+    v[0], v[1], v[2] = displacement(n, q, beam, cosine, radius, excitation, spread)
     for r in range(3):
         unit[r] = length * n[r] - excitation * v[r]
     norm = np.sqrt(unit[0] * unit[0] + unit[1] * unit[1] + unit[2] * unit[2])
@@ -591,12 +591,16 @@ def fit_mosaicity(
 
 
 @njit(cache=True, nogil=True)
-def fit_turns(q: Floats, miss: Floats, start: float, noise: float, freedom: float, cycles: int) -> tuple[Floats, float]:
-    """Return the covariance (3, 3; radians²) of the turns of a crystal's blocks, and the variance (1/Å²) of what is left.
+def fit_turns(
+    q: Floats, miss: Floats, start: float, dilation: float, noise: float, freedom: float, cycles: int
+) -> tuple[Floats, float, float]:
+    """Return the covariance (3, 3; radians²) of the turns of a crystal's blocks and the variances of the relative length of q
+    and of what is left (1/Å²).
 
-    A spot recorded at ``miss`` (n, 3; 1/Å) from its lattice point q comes from blocks turned by ω: miss = ω × q + noise, with ω and
-    the noise Gaussian. Their covariances are of largest likelihood (expectation and maximisation); spots far out have the weights
-    of Student's distribution of ``freedom`` degrees. ``start`` (radians²) and ``noise`` (1/Å²) are first guesses.
+    A spot recorded at ``miss`` (n, 3; 1/Å) from its lattice point q comes from blocks turned by ω, of a cell smaller by δ or at a
+    wavelength smaller by δ: miss = ω × q + δ q + noise, all Gaussian. Their covariances are of largest likelihood (expectation
+    and maximisation); spots far out have the weights of Student's distribution of ``freedom`` degrees. ``start`` (radians²),
+    ``dilation`` and ``noise`` (1/Å²) are first guesses.
     """
     n = q.shape[0]
     s = np.zeros((3, 3))
@@ -609,6 +613,7 @@ def fit_turns(q: Floats, miss: Floats, start: float, noise: float, freedom: floa
         sum_[:] = 0.0
         m[:] = 0.0
         rest = 0.0
+        longer = 0.0
         for i in range(n):
             x, y, z = q[i, 0], q[i, 1], q[i, 2]
             for r in range(3):  # rows of Q S with Q ω = ω × q
@@ -619,6 +624,8 @@ def fit_turns(q: Floats, miss: Floats, start: float, noise: float, freedom: floa
                 c[r, 0] = qs[r, 1] * z - qs[r, 2] * y
                 c[r, 1] = qs[r, 2] * x - qs[r, 0] * z
                 c[r, 2] = qs[r, 0] * y - qs[r, 1] * x
+                for t in range(3):
+                    c[r, t] += dilation * q[i, r] * q[i, t]
                 c[r, r] += noise
             _invert_symmetric(c, g)
             distance = 0.0
@@ -629,16 +636,23 @@ def fit_turns(q: Floats, miss: Floats, start: float, noise: float, freedom: floa
             ex, ey, ez = y * u[2] - z * u[1], z * u[0] - x * u[2], x * u[1] - y * u[0]
             for r in range(3):
                 w[r] = s[r, 0] * ex + s[r, 1] * ey + s[r, 2] * ez
-            left = (miss[i, 0] - w[1] * z + w[2] * y) ** 2 + (miss[i, 1] - w[2] * x + w[0] * z) ** 2
-            left += (miss[i, 2] - w[0] * y + w[1] * x) ** 2
+            delta = dilation * (x * u[0] + y * u[1] + z * u[2])
+            spread = 0.0
+            for r in range(3):
+                for t in range(3):
+                    spread += q[i, r] * g[r, t] * q[i, t]
+            longer += weight * delta * delta + dilation * (1.0 - dilation * spread)
+            left = (miss[i, 0] - w[1] * z + w[2] * y - delta * x) ** 2 + (miss[i, 1] - w[2] * x + w[0] * z - delta * y) ** 2
+            left += (miss[i, 2] - w[0] * y + w[1] * x - delta * z) ** 2
             rest += weight * left + noise * (3.0 - noise * (g[0, 0] + g[1, 1] + g[2, 2]))
             for r in range(3):
                 for t in range(3):
                     sum_[r, t] += weight * w[r] * w[t]
             _add_projected(m, g, x, y, z)
         s = (sum_ - s @ m @ s) / n + s
+        dilation = longer / n
         noise = rest / (3.0 * n)
-    return s, noise
+    return s, dilation, noise
 
 
 @njit(cache=True, nogil=True)

@@ -180,7 +180,8 @@ class Crystal:
 
     ``space_group`` is a Hermann-Mauguin symbol; ``domain_size`` (Å) and ``half_mosaicity`` (degrees) are the D and η/2
     of Sauter et al. (2014); 0 means not known. ``mosaic_covariance`` (xx, xy, xz, yy, yz, zz; degrees², laboratory frame) is
-    that of the turns of the mosaic blocks, where it was fitted, and ``point_variance`` (1/Å²) the rest of a lattice point's spread.
+    that of the turns of the mosaic blocks, where it was fitted, ``dilation_variance`` that of the relative length of q (wavelength
+    and cells), and ``point_variance`` (1/Å²) the rest of a lattice point's spread.
     """
 
     A: Matrix3
@@ -188,6 +189,7 @@ class Crystal:
     domain_size: float = 0.0
     half_mosaicity: float = 0.0
     mosaic_covariance: tuple[float, float, float, float, float, float] | None = None
+    dilation_variance: float = 0.0
     point_variance: float = 0.0
 
     @cached_property

@@ -81,7 +81,9 @@ class IndexingResult:
 class RefinedLattice:
     """A lattice after refinement. ``indexed`` (its ``lattice`` column is 0) holds every spot with |Δhkl| ≤ 0.3 under the model.
 
-    ``detector`` carries the refined ``shift`` (mm). ``rmsd`` is in px, ``rmsd_psi`` in degrees, over ``indexed``.
+    ``detector`` carries the refined ``shift`` (mm). ``rmsd`` is in px, ``rmsd_psi`` in degrees, over ``indexed``; ``rmsd_used``
+    is in px over those that outlier rejection kept. A fifth of random spots are within 0.3 of an index: of a frame with many spots
+    that are not this lattice's, only the second RMSD tells how well it fits.
     """
 
     crystal: Crystal
@@ -93,6 +95,7 @@ class RefinedLattice:
     accepted: bool
     reason: str = ""
     log10_p: float = 0.0
+    rmsd_used: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,8 @@ class LatticeTable(Table):
         Column("n_indexed", "i4", "", "spots with |Δhkl| ≤ 0.3 in each index under the refined model"),
         Column("rmsd", "f8", "px", "√mean(Δfast² + Δslow²) over exactly these"),
         Column("rmsd_psi", "f8", "degree", "root mean square ΔΨ over exactly these"),
+        Column("n_used", "i4", "", "indexed spots that the refinement's outlier rejection kept"),
+        Column("rmsd_used", "f8", "px", "√mean(Δfast² + Δslow²) over those"),
         Column("domain_size", "f8", "Å", "domain size D (Sauter 2014)"),
         Column("half_mosaicity", "f8", "degree", "half the full-width mosaic spread, η/2"),
         Column("d_min", "f8", "Å", "resolution to which the lattice was integrated"),

@@ -62,6 +62,11 @@ class Refiner(Protocol):
     def refine(self, lattice: IndexedLattice, spots: SpotTable, detector: Detector, beam: Beam) -> RefinedLattice:
         """Return a lattice refined on all spots."""
 
+    def separate(
+        self, lattices: Sequence[RefinedLattice], spots: SpotTable, detector: Detector, beam: Beam
+    ) -> tuple[RefinedLattice, ...]:
+        """Return several lattices refined again, each against its own spots."""
+
 
 class Integrator(Protocol):
     """Section ``[integrate]``."""
@@ -141,7 +146,12 @@ def _refine(stills: Stills, found: IndexingResult, spots: SpotTable, frame: Fram
     """Return the lattices that refinement accepts, and why it refused the first of the others."""
     refined = [stills.refine.refine(lattice, spots, frame.detector, frame.beam) for lattice in found.lattices]
     refused = [lattice.reason for lattice in refined if not lattice.accepted]
-    return tuple(lattice for lattice in refined if lattice.accepted), refused[0] if refused else ""
+    accepted = tuple(lattice for lattice in refined if lattice.accepted)
+    if len(accepted) > 1:
+        separated = stills.refine.separate(accepted, spots, frame.detector, frame.beam)
+        accepted = tuple(lattice for lattice in separated if lattice.accepted)
+        refused += [lattice.reason for lattice in separated if not lattice.accepted]
+    return accepted, refused[0] if refused else ""
 
 
 class UnitBuilder:
@@ -203,6 +213,8 @@ class UnitBuilder:
                 "n_indexed": len(table),
                 "rmsd": lattice.rmsd,
                 "rmsd_psi": lattice.rmsd_psi,
+                "n_used": int(np.count_nonzero(table["used"])),
+                "rmsd_used": lattice.rmsd_used,
                 "domain_size": crystal.domain_size,
                 "half_mosaicity": crystal.half_mosaicity,
                 "d_min": 0.0 if integration is None else integration.d_min[number],

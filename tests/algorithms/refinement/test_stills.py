@@ -168,3 +168,24 @@ def test_parameters() -> None:
         Refine(tolerance=0.6)
     with pytest.raises(ValidationError):
         Refine.model_validate({"detecter": "xy"})
+
+
+def test_lattices_of_a_frame_share_out_the_spots() -> None:
+    first, second = simulate(11), simulate(12)
+    spots = SpotTable.concatenate([first[1], second[1]])
+    refine = Refine()
+    alone = [refine.refine(start_from(crystal, 5), spots, DETECTOR, BEAM) for crystal, _ in (first, second)]
+    assert np.intersect1d(alone[0].indexed["spot"], alone[1].indexed["spot"]).size > 0
+    shared = refine.separate(alone, spots, DETECTOR, BEAM)
+    assert np.intersect1d(shared[0].indexed["spot"], shared[1].indexed["spot"]).size == 0
+    assert shared[0].rmsd < 0.5 * alone[0].rmsd
+    assert np.count_nonzero(shared[1].indexed["spot"] >= len(first[1])) > 0.95 * len(second[1])
+    for lattice, (crystal, _) in zip(shared, (first, second), strict=True):
+        assert misorientation(lattice.crystal.a_matrix, crystal.a_matrix) < 0.01
+
+
+def test_a_lattice_found_twice_is_one() -> None:
+    crystal, spots = simulate(13)
+    refine = Refine()
+    twice = [refine.refine(start_from(crystal, seed, 0.1), spots, DETECTOR, BEAM) for seed in (1, 2)]
+    assert len(refine.separate(twice, spots, DETECTOR, BEAM)) == 1

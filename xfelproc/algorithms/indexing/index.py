@@ -56,7 +56,7 @@ class Index(Parameters):
     space_group: Annotated[str | None, Field(description="Hermann-Mauguin symbol or number; none: proposed from the lattice")] = (
         None
     )
-    max_lattices: Annotated[int, Field(ge=1, le=20, description="Lattices looked for on a frame")] = 1
+    max_lattices: Annotated[int, Field(ge=1, le=20, description="Lattices looked for on a frame")] = 3
     method: Indexer = Automatic()
     min_spots: Annotated[int, Field(ge=6, le=1000, description="Fewest spots a lattice must explain, and a frame must have")] = 8
     tolerance: Annotated[
