@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.integration.conftest import environment, experiment, undisturbed, xfelproc
+from tests.integration.conftest import ROOT, environment, experiment, undisturbed, xfelproc
 from xfelproc.io.sources import SourceSettings, open_source
+from xfelproc.run.config import load_config
 
 __all__ = ["experiment", "undisturbed"]
 
@@ -38,6 +39,11 @@ def test_init_check(tmp_path: Path, experiment: Path) -> None:
     result = xfelproc("check", path, "--set", f'input.files=["{experiment}/frames.h5"]')
     assert result.code == 0
     assert "24 frames in 3 work units" in result.output
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda path: path.name)
+def test_jobs_to_copy_are_valid(path: Path) -> None:
+    load_config(path)
 
 
 def test_status(undisturbed: Path, tmp_path: Path) -> None:

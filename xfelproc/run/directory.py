@@ -95,14 +95,23 @@ class RunDirectory:
             return
         before, after = relevant(load_document(self.job)), relevant(config.resolved())
         lines = changed(before, after)
-        old_versions = json.loads((self.path / "lineage.json").read_text()).get("versions", {})
-        lines += changed(old_versions, versions(), "version of ")
+        lines += changed(self._versions(), versions(), "version of ")
         if lines:
             what = "\n  ".join(lines)
             raise RunDirectoryError(
                 f"{self.path}: the results here were made with other parameters:\n  {what}\n"
                 "choose another --output, undo the change, or give --restart to discard them and begin anew"
             )
+
+    def _versions(self) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads((self.path / "lineage.json").read_text())["versions"]
+        except (OSError, ValueError, KeyError) as error:
+            raise RunDirectoryError(
+                f"{self.path / 'lineage.json'} is missing or damaged, so that nobody knows what made the results here: "
+                "choose another --output, or give --restart to discard them"
+            ) from error
+        return found
 
     def clear(self) -> None:
         """Discard all results of the run; the journal stays."""
