@@ -62,6 +62,14 @@ def test_export_mtz(undisturbed: Path, tmp_path: Path) -> None:
     assert "known: mtz" in result.output
 
 
+def test_export_stream(undisturbed: Path, tmp_path: Path) -> None:
+    assert xfelproc("export", undisturbed, "--to", "stream", "-o", tmp_path / "x.stream").code == 0
+    text = (tmp_path / "x.stream").read_text()
+    assert text.count("----- Begin chunk -----") == 24
+    assert text.count("--- Begin crystal") == 17
+    assert "Event: //23" in text
+
+
 @pytest.mark.parametrize(("to", "name"), [("geom", "x.geom"), ("dials", "x.expt")])
 def test_exported_geometry_reads_back(undisturbed: Path, experiment: Path, tmp_path: Path, to: str, name: str) -> None:
     assert xfelproc("export", undisturbed, "--to", to, "-o", tmp_path / name).code == 0

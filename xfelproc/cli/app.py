@@ -116,7 +116,7 @@ def report(folder: RunFolder) -> None:
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="mtz, dials or geom")],
+    to: Annotated[str, typer.Option("--to", help="mtz, stream, dials or geom")],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; dials: X.expt, and X.refl beside it")],
 ) -> None:
     """Write results in another program's format."""

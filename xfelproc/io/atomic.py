@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from xfelproc.errors import OutputError
@@ -44,7 +45,12 @@ def make_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Publish ``content`` under ``path``: a reader sees the old file, or all of the new one, whatever dies when.
+    """Publish ``content`` under ``path``; see `write_pieces`."""
+    write_pieces(path, (content,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Publish pieces, one after the other, under ``path``: a reader sees the old file, or all of the new one, whatever dies when.
 
     The temporary name is unique to host, process and attempt, so that attempts never share a file.
 
@@ -56,7 +62,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{_TEMPORARY}{socket.gethostname()}-{os.getpid()}-{next(_ATTEMPT)}-{path.name}")
     try:
         with temporary.open("wb") as stream:
-            stream.write(content)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

@@ -28,6 +28,9 @@ _TABLES: dict[str, type[Table]] = {
     "reflections": ReflectionTable,
 }
 
+SCHEMA = f"{zlib.crc32(repr([(name, kind.SCHEMA) for name, kind in _TABLES.items()]).encode()):08x}"
+"""Of the columns: a shard with others is not done."""
+
 
 @dataclass(frozen=True)
 class ShardHeader:
@@ -80,6 +83,7 @@ def write_shard(path: Path, header: ShardHeader, result: UnitResult, images: Uni
     """
     attributes: dict[str, Any] = {
         "format": FORMAT,
+        "schema": SCHEMA,
         "unit": header.unit,
         "lineage": header.lineage,
         "instructions": header.instructions,
@@ -101,7 +105,7 @@ def read_header(path: Path) -> ShardHeader | None:
     try:
         with opened(path) as file:
             attributes = dict(file.attrs)
-            if int(attributes["format"]) != FORMAT:
+            if (int(attributes["format"]), str(attributes["schema"])) != (FORMAT, SCHEMA):
                 return None
             return ShardHeader(
                 unit=int(attributes["unit"]),

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.atomic import write_atomic
+from xfelproc.io.atomic import write_atomic, write_pieces
 from xfelproc.io.exchange.dials_write import write_expt
-from xfelproc.io.exchange.geom_write import write_geom
+from xfelproc.io.exchange.geom_write import format_geom, geom_of, write_geom
+from xfelproc.io.exchange.stream import StreamChunk, StreamCrystal, StreamHeader, stream_text
 from xfelproc.io.manifest import Manifest
 from xfelproc.io.shards import read_shard, shard_path
 from xfelproc.io.sources.base import FrameSource
@@ -20,8 +21,10 @@ from xfelproc.models.experiment import Crystal, Experiment, as_matrix, as_vector
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.run.config import JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
+from xfelproc.run.lineage import versions
 from xfelproc.run.recipes import default_opener
 from xfelproc.run.stage_process import STAGE
+from xfelproc.run.target import recorded_target
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,51 @@ def export_dials(run: FinishedRun, output: Path) -> None:
     write_expt(experiments, output)
 
 
-EXPORTERS = {"mtz": export_mtz, "geom": export_geom, "dials": export_dials}
+def export_stream(run: FinishedRun, output: Path) -> None:
+    """Write a CrystFEL stream: geometry, peaks, crystals and reflections of every frame."""
+    target = recorded_target(run.config, run.directory)
+    header = StreamHeader(
+        geometry=_geometry_text(run),
+        version=versions()["xfelproc"],
+        cell=target.cell,
+        space_group=target.space_group or "P 1",
+    )
+    pieces = stream_text(header, (_chunk(serial, frame) for serial, frame in enumerate(run.frames(), 1)))
+    write_pieces(output, (piece.encode() for piece in pieces))
+
+
+def _geometry_text(run: FinishedRun) -> str:
+    given = run.config.input.geometry
+    if given is not None and given.suffix == ".geom":
+        return given.read_text(encoding="utf-8", errors="replace")
+    return format_geom(geom_of(run.first_experiment()))
+
+
+def _chunk(serial: int, frame: ExportedFrame) -> StreamChunk:
+    result, experiment = frame.result, frame.experiment
+    reflections = result.reflections
+    crystals = tuple(
+        StreamCrystal(
+            frame.crystal(lattice),
+            reflections.select(reflections["lattice"] == lattice),
+            as_vector(result.lattices["shift"][lattice]),
+            float(result.lattices["d_min"][lattice]),
+        )
+        for lattice in frame.lattices()
+    )
+    return StreamChunk(
+        path=frame.path,
+        event=f"//{frame.ref.index}" if frame.n_frames > 1 else "",
+        serial=serial,
+        hit=bool(result.frames["status"][frame.row] >= FrameStatus.HIT),
+        beam=experiment.beam,
+        detector=experiment.detector,
+        spots=result.spots.select(result.spots["frame"] == frame.row),
+        crystals=crystals,
+    )
+
+
+EXPORTERS = {"mtz": export_mtz, "geom": export_geom, "dials": export_dials, "stream": export_stream}
 
 
 def export(folder: Path, to: str, output: Path) -> None:

@@ -10,6 +10,8 @@ import gemmi
 from xfelproc.geometry.cells import metric_tensor
 from xfelproc.geometry.lattice_characters import GROUPS, HIGHEST_FIRST, distortion
 from xfelproc.models.frames import CellTarget
+from xfelproc.run.config import JobConfig
+from xfelproc.run.directory import RunDirectory
 from xfelproc.run.session import Session
 
 CONSENSUS = "consensus.json"
@@ -23,8 +25,13 @@ def user_target(session: Session) -> CellTarget:
 
 def run_target(session: Session) -> CellTarget:
     """Return what section ``[index]`` says (a cell without a space group has its holohedry), else the consensus, else nothing."""
-    given = user_target(session)
-    found = session.directory.read_json(CONSENSUS)
+    return recorded_target(session.config, session.directory)
+
+
+def recorded_target(config: JobConfig, directory: RunDirectory) -> CellTarget:
+    """Return the same of a run that is not at work."""
+    given: CellTarget = config.section("index").target()
+    found = directory.read_json(CONSENSUS)
     if given.cell is not None and given.space_group is None:
         return CellTarget(given.cell, holohedry(given.cell))
     if given.cell is not None or found is None or found["cell"] is None:
