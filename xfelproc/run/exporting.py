@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic, write_pieces
+from xfelproc.io.exchange.dials_refl import integrated_table, refl_bytes
 from xfelproc.io.exchange.dials_write import write_expt
-from xfelproc.io.exchange.geom_write import format_geom, geom_of, write_geom
-from xfelproc.io.exchange.stream import StreamChunk, StreamCrystal, StreamHeader, stream_text
+from xfelproc.io.exchange.geom import read_geom
+from xfelproc.io.exchange.geom_model import GeomFile
+from xfelproc.io.exchange.geom_write import geom_of, write_geom
+from xfelproc.io.exchange.run_export import dials_lattices, frame_chunk
+from xfelproc.io.exchange.stream import StreamHeader, stream_text
 from xfelproc.io.manifest import Manifest
 from xfelproc.io.shards import read_shard, shard_path
 from xfelproc.io.sources.base import FrameSource
+from xfelproc.io.sources.hdf5_source import Hdf5Source
 from xfelproc.models.conventions import FrameStatus
-from xfelproc.models.experiment import Crystal, Experiment, as_matrix, as_vector
+from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.run.config import JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
@@ -34,23 +37,9 @@ class ExportedFrame:
     path: str
     ref: FrameRef
     row: int
-    n_frames: int
+    event: str
     experiment: Experiment
     result: UnitResult
-
-    def lattices(self) -> list[int]:
-        """Return the rows of its lattices."""
-        return [int(i) for i in np.flatnonzero(self.result.lattices["frame"] == self.row)]
-
-    def crystal(self, lattice: int) -> Crystal:
-        """Return a lattice as a crystal."""
-        table = self.result.lattices
-        return Crystal(
-            as_matrix(table["A"][lattice]),
-            str(table["space_group"][lattice]),
-            float(table["domain_size"][lattice]),
-            float(table["half_mosaicity"][lattice]),
-        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +80,7 @@ class FinishedRun:
                         current[1].close()
                     current = (ref.source, opener(str(self.manifest.sources["path"][ref.source]), settings))
                 source = current[1]
-                yield ExportedFrame(source.path, ref, row, source.n_frames, source.experiment(ref.index), result)
+                yield ExportedFrame(source.path, ref, row, _event(source, ref.index), source.experiment(ref.index), result)
         if current is not None:
             current[1].close()
 
@@ -123,68 +112,37 @@ def export_geom(run: FinishedRun, output: Path) -> None:
 
 
 def export_dials(run: FinishedRun, output: Path) -> None:
-    """Write an experiment for each lattice."""
-    experiments = []
-    for frame in run.frames():
-        for lattice in frame.lattices():
-            shift = as_vector(frame.result.lattices["shift"][lattice])
-            detector = frame.experiment.detector.shifted(shift) if any(shift) else frame.experiment.detector
-            experiments.append(
-                replace(
-                    frame.experiment,
-                    detector=detector,
-                    crystal=frame.crystal(lattice),
-                    identifier=f"{frame.ref.source}-{frame.ref.index}-{lattice}",
-                    image=(frame.path, frame.ref.index),
-                )
-            )
-    if not experiments:
+    """Write an experiment for each lattice, and beside it, as ``.refl``, its reflections."""
+    lattices = [
+        item for frame in run.frames() for item in dials_lattices(frame.path, frame.ref, frame.experiment, frame.result, frame.row)
+    ]
+    if not lattices:
         raise ConfigError(f"{run.directory.path}: no frame was indexed: there is nothing to export")
-    write_expt(experiments, output)
+    write_expt([item.experiment for item in lattices], output)
+    write_atomic(output.with_suffix(".refl"), refl_bytes(integrated_table(lattices)))
 
 
 def export_stream(run: FinishedRun, output: Path) -> None:
     """Write a CrystFEL stream: geometry, peaks, crystals and reflections of every frame."""
     target = recorded_target(run.config, run.directory)
-    header = StreamHeader(
-        geometry=_geometry_text(run),
-        version=versions()["xfelproc"],
-        cell=target.cell,
-        space_group=target.space_group or "P 1",
+    header = StreamHeader(_geometry(run), version=versions()["xfelproc"], cell=target.cell, space_group=target.space_group or "P 1")
+    chunks = (
+        frame_chunk(frame.path, frame.event, serial, frame.experiment, frame.result, frame.row)
+        for serial, frame in enumerate(run.frames(), 1)
     )
-    pieces = stream_text(header, (_chunk(serial, frame) for serial, frame in enumerate(run.frames(), 1)))
-    write_pieces(output, (piece.encode() for piece in pieces))
+    write_pieces(output, (piece.encode() for piece in stream_text(header, chunks)))
 
 
-def _geometry_text(run: FinishedRun) -> str:
+def _geometry(run: FinishedRun) -> GeomFile:
     given = run.config.input.geometry
-    if given is not None and given.suffix == ".geom":
-        return given.read_text(encoding="utf-8", errors="replace")
-    return format_geom(geom_of(run.first_experiment()))
+    return read_geom(given) if given is not None and given.suffix == ".geom" else geom_of(run.first_experiment())
 
 
-def _chunk(serial: int, frame: ExportedFrame) -> StreamChunk:
-    result, experiment = frame.result, frame.experiment
-    reflections = result.reflections
-    crystals = tuple(
-        StreamCrystal(
-            frame.crystal(lattice),
-            reflections.select(reflections["lattice"] == lattice),
-            as_vector(result.lattices["shift"][lattice]),
-            float(result.lattices["d_min"][lattice]),
-        )
-        for lattice in frame.lattices()
-    )
-    return StreamChunk(
-        path=frame.path,
-        event=f"//{frame.ref.index}" if frame.n_frames > 1 else "",
-        serial=serial,
-        hit=bool(result.frames["status"][frame.row] >= FrameStatus.HIT),
-        beam=experiment.beam,
-        detector=experiment.detector,
-        spots=result.spots.select(result.spots["frame"] == frame.row),
-        crystals=crystals,
-    )
+def _event(source: FrameSource, index: int) -> str:
+    """Return CrystFEL's name of a frame within its file; empty for a file of one frame."""
+    if source.n_frames == 1:
+        return ""
+    return source.event(index) if isinstance(source, Hdf5Source) else f"//{index}"
 
 
 EXPORTERS = {"mtz": export_mtz, "geom": export_geom, "dials": export_dials, "stream": export_stream}
