@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from xfelproc.kernels.small_matrices import invert3
+
 Doubles = NDArray[np.float64]
 
 
@@ -73,3 +75,49 @@ def log10_poisson_tail(count: int, mean: float) -> float:
         if ratio < 1e-12 * total:
             break
     return (first + math.log(total)) / math.log(10.0)
+
+
+@njit(cache=True, nogil=True)
+def spots_off_lattice(basis: Doubles, q: Doubles, s0: Doubles) -> tuple[NDArray[np.int32], Doubles, Doubles, Doubles]:
+    """Return for each spot the nearest indices (n, 3), the largest |Δhkl|, and Δq along and across the diffracted ray (1/Å).
+
+    Along the ray the excitation error shows, across it the error of the position.
+    """
+    inverse = np.empty((3, 3))
+    invert3(basis, inverse)
+    n = q.shape[0]
+    hkl = np.empty((n, 3), dtype=np.int32)
+    fraction, radial, tangential = np.zeros(n), np.empty(n), np.empty(n)
+    h, d = np.empty(3), np.empty(3)
+    for i in range(n):
+        for k in range(3):
+            x = basis[k, 0] * q[i, 0] + basis[k, 1] * q[i, 1] + basis[k, 2] * q[i, 2]
+            h[k] = np.rint(x)
+            hkl[i, k] = int(h[k])
+            fraction[i] = max(fraction[i], abs(x - h[k]))
+        d2, along, ray2 = 0.0, 0.0, 0.0
+        for k in range(3):
+            d[k] = q[i, k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])
+            ray = q[i, k] + s0[k]
+            d2 += d[k] * d[k]
+            along += d[k] * ray
+            ray2 += ray * ray
+        radial[i] = abs(along) / math.sqrt(ray2)
+        tangential[i] = math.sqrt(max(0.0, d2 - radial[i] * radial[i]))
+    return hkl, fraction, radial, tangential
+
+
+@njit(cache=True, nogil=True)
+def count_inliers(fraction: Doubles, radial: Doubles, tangential: Doubles, limit: float, tolerances: Doubles) -> NDArray[np.int64]:
+    """Return the number of spots (m, m) within ellipsoids of each tolerance along and across the ray, |Δhkl| at most ``limit``."""
+    m = tolerances.shape[0]
+    counts = np.zeros((m, m), dtype=np.int64)
+    for i in range(fraction.shape[0]):
+        if fraction[i] > limit:
+            continue
+        for j in range(m):
+            along = (radial[i] / tolerances[j]) ** 2
+            for k in range(m):
+                if along + (tangential[i] / tolerances[k]) ** 2 < 1.0:
+                    counts[j, k] += 1
+    return counts

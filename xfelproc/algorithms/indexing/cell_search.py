@@ -17,7 +17,7 @@ from pydantic import Field
 
 from xfelproc.algorithms.indexing.target import KnownLattice
 from xfelproc.geometry.cells import Floats
-from xfelproc.kernels.lattice_search import complete_bases, fit_lattice, refine_axes, score_directions, score_lattice
+from xfelproc.kernels.lattice_search import complete_bases, fit_lattice, refine_axes, score_directions
 from xfelproc.models.parameters import Algorithm
 
 
@@ -121,17 +121,12 @@ class CellSearch(Algorithm):
             _ENOUGH,
         )
 
-    def polish(self, basis: Floats, q: Floats, weight: Floats, lattice: KnownLattice, tolerance: float) -> Floats:
-        """Return the basis fitted to all spots near it."""
+    def polish(self, basis: Floats, q: Floats, weight: Floats, lattice: KnownLattice, tolerance: float, stiff: bool) -> Floats:
+        """Return the basis fitted to all spots near it; ``stiff``: the cell held at a quarter of the usual σ."""
         fitted = basis.copy()
-        fit_lattice(fitted, lattice.reduced, q, weight, np.array([tolerance, tolerance, tolerance]), self.shape_sigma)
+        sigma = self.shape_sigma * (0.25 if stiff else 1.0)
+        fit_lattice(fitted, lattice.reduced, q, weight, np.array([tolerance, tolerance, tolerance]), sigma)
         return fitted
-
-
-def best_by_score(bases: Floats, q: Floats, weight: Floats, tolerance: float) -> NDArray[np.int64]:
-    """Return the order of bases by the score of all spots, best first."""
-    scores = np.array([score_lattice(basis, q, weight, tolerance) for basis in bases])
-    return np.argsort(-scores, kind="stable")
 
 
 def _choose(q: Floats, attempt: Attempt) -> NDArray[np.int64]:

@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, Field
 
 from xfelproc.algorithms.indexing.cell_search import FIRST, Attempt, CellSearch
 from xfelproc.algorithms.indexing.fft1d import Fft1d
-from xfelproc.algorithms.indexing.judge import judge
+from xfelproc.algorithms.indexing.judge import judge, ranges_about
 from xfelproc.algorithms.indexing.solution import Solution, cell_complaint, conventional_basis, match_target
 from xfelproc.algorithms.indexing.target import KnownLattice, check_cell, known_lattice
 from xfelproc.algorithms.indexing.vectors import SpotVectors, spot_vectors
 from xfelproc.geometry.cells import Floats, lattice_rotations, misorientation
-from xfelproc.geometry.lattice_symmetry import Cell
+from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation
 from xfelproc.geometry.reduction import cell_of
 from xfelproc.kernels.lattice_search import fit_lattice_and_shift
 from xfelproc.models.experiment import Beam, Detector
@@ -166,12 +166,13 @@ class Index(Parameters):
     ) -> Solution | None:
         """Return the better of ``best`` and what an attempt finds."""
         for basis in search.search(spots.q, spots.weight, lattice, attempt, self.tolerance):
-            fitted = search.polish(basis, spots.q, spots.weight, lattice, self.tolerance)
-            solution = self._examine(spots, fitted, lattice, found)
-            if solution.better_than(best):
-                best = solution
-            if not _doubtful(solution):
-                break
+            for stiff in (False, True):
+                fitted = search.polish(basis, spots.q, spots.weight, lattice, self.tolerance, stiff)
+                solution = self._examine(spots, fitted, lattice, found)
+                if solution.better_than(best):
+                    best = solution
+                if not _doubtful(solution):
+                    return best
         return best
 
     def _find_shifted(
@@ -227,16 +228,17 @@ class Index(Parameters):
 
     def _examine(self, spots: SpotVectors, basis: Floats, lattice: KnownLattice, found: list[Solution]) -> Solution:
         """Judge a candidate of known cell."""
-        ranges = (2.0 * self.length_tolerance, 2.0 * math.radians(self.angle_tolerance))
-        verdict = judge(basis, spots.q, self.tolerance, ranges)
         conventional = lattice.to_conventional @ basis
+        cell = cell_of(conventional)
+        ranges, n_ranges = ranges_about(*cell_deviation(cell, lattice.cell), (self.length_tolerance, self.angle_tolerance))
+        verdict = judge(basis, spots.q, spots.beam.s0, self.tolerance, ranges, n_ranges)
         complaint = ""
         if verdict.count < self.min_spots or verdict.log10_p > self.log10_chance:
             complaint = (
                 f"no lattice of the target cell: the best explains {verdict.count} of {len(spots)} spots, which is no more than "
                 "chance; check cell, beam centre, distance and wavelength if most frames fail so"
             )
-        elif wrong := cell_complaint(cell_of(conventional), lattice.cell, self.length_tolerance, self.angle_tolerance):
+        elif wrong := cell_complaint(cell, lattice.cell, self.length_tolerance, self.angle_tolerance):
             complaint = f"a lattice explains {verdict.count} of {len(spots)} spots, but {wrong}"
         else:
             complaint = self._repeats(basis, found, lattice.rotations)
@@ -244,7 +246,7 @@ class Index(Parameters):
 
     def _examine_free(self, spots: SpotVectors, basis: Floats, target: CellTarget, found: list[Solution]) -> Solution:
         """Judge a candidate of unknown cell."""
-        verdict = judge(basis, spots.q, self.tolerance, (math.log(200.0 / 5.0), 1.0))
+        verdict = judge(basis, spots.q, spots.beam.s0, self.tolerance, (math.log(200.0 / 5.0), 1.0))
         if verdict.count < self.min_spots or verdict.log10_p > self.log10_chance:
             complaint = (
                 f"no lattice found: the best explains {verdict.count} of {len(spots)} spots, which is no more than chance; "
