@@ -55,7 +55,9 @@ class Fft1d(Algorithm):
                 if basis is None or any(np.allclose(basis, other) for other in bases):
                     continue
                 bases.append(basis)
-                yield self.polish(basis, q_used, w_used, tolerance)
+                fitted = self.polish(basis, q_used, w_used, tolerance)
+                if fitted is not None:
+                    yield fitted
 
     def _peaks(self, q: Floats, weight: Floats, longest: float) -> Floats:
         """Return the vectors (k, 3) of the strongest peaks of the transforms up to a length."""
@@ -86,8 +88,8 @@ class Fft1d(Algorithm):
         vectors: Floats = directions[top // 2].astype(np.float64) * (peak.ravel()[top] * step)[:, None]
         return vectors
 
-    def polish(self, basis: Floats, q: Floats, weight: Floats, tolerance: float) -> Floats:
-        """Return the basis fitted to the spots, freed of needless multiples, and reduced."""
+    def polish(self, basis: Floats, q: Floats, weight: Floats, tolerance: float) -> Floats | None:
+        """Return the basis fitted to the spots, freed of needless multiples, and reduced; None if nothing of the kind is left."""
         fitted = basis.copy()
         for _ in range(3):
             last = min(tolerance, 0.3 / float(np.max(np.linalg.norm(fitted, axis=1))))
@@ -96,6 +98,9 @@ class Fft1d(Algorithm):
             if finer is None:
                 break
             fitted = finer
+        lengths = np.linalg.norm(fitted, axis=1)
+        if np.min(lengths) < self.min_axis or abs(float(np.linalg.det(fitted))) < 0.1 * float(np.prod(lengths)):
+            return None
         return np.ascontiguousarray(reduced_basis(fitted)[0])
 
 

@@ -151,7 +151,7 @@ class Index(Parameters):
             if best is not None and best.accepted and best.verdict.loose:
                 shifted = self._fit_shift(spots, best.basis, lattice)
                 best = shifted if _clearly_better(shifted, best) else best
-            if best is None or _doubtful(best):
+            if best is None or _displaced(best):
                 best = self._find_shifted(search, spots, lattice, best)
         return best
 
@@ -204,7 +204,8 @@ class Index(Parameters):
         search = self.method if isinstance(self.method, Fft1d) else getattr(self.method, "without_cell", Fft1d())
         best: Solution | None = None
         for basis in search.search(spots.q, spots.weight, self.tolerance):
-            solution = self._examine_free(spots, search.polish(basis, spots.q, spots.weight, self.tolerance), target, found)
+            fitted = search.polish(basis, spots.q, spots.weight, self.tolerance)
+            solution = self._examine_free(spots, basis if fitted is None else fitted, target, found)
             if solution.better_than(best):
                 best = solution
             if not _doubtful(solution):
@@ -218,8 +219,8 @@ class Index(Parameters):
         best: Solution | None = None
         for basis in search.search(spots.q, spots.weight, self.tolerance):
             fitted = search.polish(basis, spots.q, spots.weight, self.tolerance)
-            matched = match_target(fitted, lattice, self.length_tolerance)
-            solution = self._examine(spots, fitted if matched is None else matched, lattice, found)
+            matched = match_target(basis if fitted is None else fitted, lattice, self.length_tolerance)
+            solution = self._examine(spots, basis if matched is None else matched, lattice, found)
             if solution.better_than(best):
                 best = solution
             if not _doubtful(solution):
@@ -268,8 +269,17 @@ class Index(Parameters):
 
 
 def _doubtful(solution: Solution) -> bool:
-    """Whether a lattice explains so few of the spots that the beam centre may be wrong."""
+    """Whether a lattice explains so few of the spots that a better one may be found."""
     return not solution.accepted or solution.verdict.count < 0.7 * len(solution.spots)
+
+
+def _displaced(solution: Solution) -> bool:
+    """Whether the beam centre may be wrong: no lattice, or one that leaves many spots and does not fit the others well.
+
+    A lattice that fits sharply gains more than one in log10 of its chance from each spot.
+    """
+    few = solution.verdict.count < 0.6 * len(solution.spots)
+    return not solution.accepted or (few and (solution.verdict.loose or solution.verdict.log10_p > -0.6 * len(solution.spots)))
 
 
 def _clearly_better(shifted: Solution, plain: Solution | None) -> bool:
