@@ -25,6 +25,10 @@ TOLERANCE = 1e-3
 """Largest change of a log scale at which the cycles end."""
 FIRST_B_CYCLE = 2
 MAX_STEP = 1.0
+DAMPING = 0.7
+"""Share of a step that is taken: two lattices that see each other alone would exchange their scales for ever."""
+SCALE_RESTRAINT = 0.3
+"""Standard deviation of the log scales by Wilson's statistics: it holds lattices that share few reflections with others."""
 CORRELATION_SHELLS = 20
 
 
@@ -130,16 +134,23 @@ def refine_scales(columns: Columns, start: LatticeScales, first_means: Floats, s
             ROBUST,
             columns.n_lattices,
         )
-        scales, largest = _update(scales, sums, weights, settings.b_restraint if with_b else None)
+        scales, largest = _update(scales, sums, weights, np.log(start.scale), settings.b_restraint if with_b else None)
         if largest < TOLERANCE and (with_b or not settings.b_factor):
             return replace(scales, cycles=cycle + 1), form_means(columns, scales, means, settings).value
     return replace(scales, cycles=settings.max_cycles, converged=False), form_means(columns, scales, means, settings).value
 
 
-def _update(scales: LatticeScales, sums: Floats, weights: Floats, restraint: float | None) -> tuple[LatticeScales, float]:
-    """Return scales after one step and its largest change of a log scale; ``restraint`` (Å²) None leaves B alone."""
+def _update(
+    scales: LatticeScales, sums: Floats, weights: Floats, expected: Floats, restraint: float | None
+) -> tuple[LatticeScales, float]:
+    """Return scales after one step and its largest change of a log scale.
+
+    ``expected`` are log scales to restrain to; ``restraint`` (Å²) None leaves B alone.
+    """
     uu, ub, bb, u, b, _ = sums.T
     seen = uu > 0
+    uu = uu + 1.0 / SCALE_RESTRAINT**2
+    u = u + (expected - np.log(scales.scale)) / SCALE_RESTRAINT**2
     safe = np.where(seen, uu, 1.0)
     if restraint is None:
         step_u, step_b = np.where(seen, u / safe, 0.0), np.zeros(len(uu))
@@ -150,9 +161,9 @@ def _update(scales: LatticeScales, sums: Floats, weights: Floats, restraint: flo
         step_u = np.where(seen, (bb * u - ub * b) / determinant, 0.0)
         step_b = np.where(seen, (uu * b - ub * u) / determinant, 0.0)
     # u is the relative change of the scale: as a logarithm large steps stay positive
-    log_step = np.clip(np.log1p(np.maximum(step_u, -0.6)), -MAX_STEP, MAX_STEP)
+    log_step = DAMPING * np.clip(np.log1p(np.maximum(step_u, -0.6)), -MAX_STEP, MAX_STEP)
     log_scale = np.log(scales.scale) + log_step
-    b_factor = scales.b_factor + np.clip(step_b, -20.0, 20.0)
+    b_factor = scales.b_factor + DAMPING * np.clip(step_b, -20.0, 20.0)
     share = weights * seen
     total = max(float(share.sum()), 1e-300)
     centred = log_scale - float(share @ log_scale) / total
