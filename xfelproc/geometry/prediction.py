@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from xfelproc.geometry.constraints import centring_vectors
 from xfelproc.kernels import geometry as kernel_geometry
 from xfelproc.kernels import prediction as kernel_prediction
-from xfelproc.kernels import refinement as kernel_refinement
 from xfelproc.models.experiment import Beam, Crystal, Detector
 from xfelproc.models.tables import ReflectionTable
 
@@ -117,7 +116,7 @@ def predict_indices(crystal: Crystal, detector: Detector, beam: Beam, hkl: Array
     indices = np.ascontiguousarray(np.asarray(hkl, dtype=np.int32).reshape(-1, 3))
     panels = np.ascontiguousarray(np.broadcast_to(np.asarray(panel, dtype=np.int32), len(indices)))
     out = np.empty((len(indices), 4))
-    kernel_refinement.predict_indices(
+    kernel_prediction.predict_indices(
         np.ascontiguousarray(crystal.a_matrix),
         indices,
         np.ones(len(indices), dtype=bool),

@@ -1,4 +1,4 @@
-"""Which reflections of a lattice touch the Ewald sphere, and where."""
+"""Which reflections of a lattice touch the Ewald sphere, where given ones do, and the derivatives of that."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.geometry import displacement, find_panel
+from xfelproc.kernels.geometry import displacement, find_panel, mean_path, ray_to_panel
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Indices = NDArray[np.int32]
 
 
 @njit(cache=True, nogil=True)
@@ -26,7 +26,7 @@ def _inner_axis(a: Floats) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _absent(centring: Ints, h: int, k: int, m: int) -> bool:
+def _absent(centring: NDArray[np.int64], h: int, k: int, m: int) -> bool:
     """Return whether a centring translation (in 1/24 of the cell) forbids an index."""
     for t in range(centring.shape[0]):  # noqa: SIM110  (numba has no generators)
         if (h * centring[t, 0] + k * centring[t, 1] + m * centring[t, 2]) % 24 != 0:
@@ -47,27 +47,62 @@ def excitation_limit(length: float, wavelength: float, envelope: Floats) -> floa
 
 
 @njit(cache=True, nogil=True)
+def _widest_excitation(q_max: float, wavelength: float, envelope: Floats) -> float:
+    """Return a bound of `excitation_limit` over all |q| up to ``q_max``: the largest of 33, and a margin."""
+    widest = 0.0
+    for step in range(33):
+        widest = max(widest, excitation_limit(q_max * step / 32, wavelength, envelope))
+    return 1.05 * widest
+
+
+@njit(cache=True, nogil=True)
+def _crossing(slope: float, outside: float, within: float, side: int) -> tuple[int, int]:
+    """Return the first and last point of a lattice line between two spheres, before (0) or behind (1) the inner one.
+
+    The points are those with ``within < (m + slope)² < outside``; a line that misses the inner sphere has all on the first side.
+    """
+    if outside < 0.0:
+        return 0, -1
+    far = np.sqrt(outside)
+    if within <= 0.0:
+        return (0, -1) if side else (int(np.ceil(-slope - far)), int(np.floor(-slope + far)))
+    near = np.sqrt(within)
+    if side:
+        return int(np.ceil(-slope + near)), int(np.floor(-slope + far))
+    return int(np.ceil(-slope - far)), int(np.floor(-slope - near))
+
+
+@njit(cache=True, nogil=True)
+def _delta_psi(q: Floats, beam: Floats, length: float, radius: float) -> float:
+    """Return ΔΨ (radians) of a reciprocal-lattice point at |q| = ``length``."""
+    tilt = -(q[0] * beam[0] + q[1] * beam[1] + q[2] * beam[2]) / length
+    return float(np.arccos(min(1.0, max(-1.0, tilt))) - np.arccos(min(1.0, length / (2.0 * radius))))
+
+
+@njit(cache=True, nogil=True)
 def predict_still(
     a: Floats,
     s0: Floats,
     d_min: float,
     d_max: float,
-    centring: Ints,
+    centring: NDArray[np.int64],
     envelope: Floats,
     spread: Floats,
     polarization: Floats,
     geometry: Floats,
     frame: Floats,
-    start: NDArray[np.int32],
-    panels: NDArray[np.int32],
+    start: Indices,
+    panels: Indices,
     capacity: int,
-) -> tuple[int, NDArray[np.int32], NDArray[np.int32], Floats]:
+) -> tuple[int, Indices, Indices, Floats]:
     """Return the number of reflections that diffract to d_min onto a panel, their hkl, panel, and columns.
 
     The columns are fast, slow, d, ΔΨ (radians), excitation error, partiality and polarisation factor. ``spread`` is that of
     `displacement`. The partiality is the Gaussian in ε whose variance is that of the flat envelope, a third of its half-width
     squared. ``polarization`` is the electric axis, the normal and the fraction (7). If there are more than ``capacity``, only that
     many are written.
+
+    Longer than the house's 60 lines: one nest of loops over lattice lines, whose levels share what they have computed.
     """
     radius = np.sqrt(np.sum(s0 * s0))
     wavelength = 1.0 / radius
@@ -80,11 +115,7 @@ def predict_still(
     across2 = a[:, second] - c * (np.sum(a[:, second] * c) / cc)
     m11, m12, m22 = np.sum(across1 * across1), np.sum(across1 * across2), np.sum(across2 * across2)
     q_max2, q_min2 = 1.0 / (d_min * d_min), (1.0 / (d_max * d_max) if d_max > 0 else 0.0)
-    q_max = min(1.0 / d_min, 2.0 * radius)
-    widest = 0.0
-    for step in range(33):
-        widest = max(widest, excitation_limit(q_max * step / 32, wavelength, envelope))
-    widest *= 1.05
+    widest = _widest_excitation(min(1.0 / d_min, 2.0 * radius), wavelength, envelope)
     outer2, inner2 = (radius + widest) ** 2, max(0.0, radius - widest) ** 2
     hkl = np.empty((capacity, 3), dtype=np.int32)
     panel = np.empty(capacity, dtype=np.int32)
@@ -105,19 +136,8 @@ def predict_still(
             w2 = s0[2] + i * a[2, first] + j * a[2, second]
             slope = (w0 * c[0] + w1 * c[1] + w2 * c[2]) / cc
             rest = (w0 * w0 + w1 * w1 + w2 * w2) / cc - slope * slope
-            outside = outer2 / cc - rest
-            if outside < 0.0:
-                continue
-            far = np.sqrt(outside)
-            within = inner2 / cc - rest
-            near = np.sqrt(within) if within > 0.0 else -1.0
             for side in range(2):
-                low = int(np.ceil(-slope + (near if side else -far)))
-                high = int(np.floor(-slope + (far if side else -near)))
-                if near < 0.0:
-                    if side == 1:
-                        break
-                    high = int(np.floor(-slope + far))
+                low, high = _crossing(slope, outer2 / cc - rest, inner2 / cc - rest, side)
                 for m in range(low, high + 1):
                     x, y, z = w0 + m * c[0], w1 + m * c[1], w2 + m * c[2]
                     q[0], q[1], q[2] = x - s0[0], y - s0[1], z - s0[2]
@@ -145,8 +165,7 @@ def predict_still(
                         panel[count] = p
                         row = columns[count]
                         row[0], row[1], row[2], row[4] = fast, slow, 1.0 / length, excitation
-                        tilt = -(q[0] * beam[0] + q[1] * beam[1] + q[2] * beam[2]) / length
-                        row[3] = np.arccos(min(1.0, max(-1.0, tilt))) - np.arccos(min(1.0, length / (2.0 * radius)))
+                        row[3] = _delta_psi(q, beam, length, radius)
                         row[5] = np.exp(-1.5 * (excitation * envelope[3] / limit) ** 2)
                         row[6] = _polarization(polarization, x, y, z)
                     count += 1
@@ -160,3 +179,130 @@ def _polarization(axes: Floats, x: float, y: float, z: float) -> float:
     along = x * axes[0] + y * axes[1] + z * axes[2]
     across = x * axes[3] + y * axes[4] + z * axes[5]
     return float(axes[6] * (1.0 - along * along / norm2) + (1.0 - axes[6]) * (1.0 - across * across / norm2))
+
+
+@njit(cache=True, nogil=True)
+def predict_indices(
+    a: Floats,
+    hkl: Indices,
+    rows: NDArray[np.bool_],
+    panel: Indices,
+    geometry: Floats,
+    s0: Floats,
+    spread: Floats,
+    out: Floats,
+) -> None:
+    """Write fast, slow, excitation error (1/Å) and ΔΨ (radians) of the indices picked by ``rows`` on given panels.
+
+    ``spread`` is that of `displacement`. ΔΨ is the turn about q × s0 that brings the point on the sphere, positive outside of
+    it. A ray that misses the panel's plane gives NaN.
+    """
+    radius = np.sqrt(np.sum(s0 * s0))
+    beam = s0 / radius
+    q = np.empty(3)
+    n = np.empty(3)
+    for i in range(hkl.shape[0]):
+        if not rows[i]:
+            continue
+        for r in range(3):
+            q[r] = a[r, 0] * hkl[i, 0] + a[r, 1] * hkl[i, 1] + a[r, 2] * hkl[i, 2]
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = _predict_one(q, n, geometry[panel[i]], s0, radius, beam, spread)
+
+
+@njit(cache=True, nogil=True)
+def _predict_one(
+    q: Floats, n: Floats, g: Floats, s0: Floats, radius: float, beam: Floats, spread: Floats
+) -> tuple[float, float, float, float]:
+    """Return the columns of `predict_indices` for one q on panel ``g``; ``n`` is scratch (3)."""
+    length2 = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
+    for r in range(3):
+        n[r] = s0[r] + q[r]
+    length = np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
+    for r in range(3):
+        n[r] /= length
+    excitation = length - radius
+    cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
+    x, y, z = displacement(n, q, beam, cosine, radius, excitation, spread)
+    x = n[0] * length - excitation * x
+    y = n[1] * length - excitation * y
+    z = n[2] * length - excitation * z
+    hit, fast, slow = ray_to_panel(g, x, y, z)
+    psi = _delta_psi(q, beam, np.sqrt(length2), radius)
+    if not hit:
+        return np.nan, np.nan, excitation, psi
+    return fast, slow, excitation, psi
+
+
+@njit(cache=True, nogil=True)
+def still_jacobian(
+    a: Floats, strain: Floats, h: Indices, g: Floats, s0: Floats, spread: Floats, n_shift: int, work: Floats, out: Floats
+) -> None:
+    """Write the derivatives (3, parameters) of fast, slow (px) and excitation error (1/Å) of one reflection on panel ``g``.
+
+    The parameters are three turns (radians, about x, y, z), amplitudes of the changes of A ``strain`` (k, 3, 3), and ``n_shift``
+    translations of the detector (mm). The turn of the displacement vector with q is left out (relative size ε/|q|).
+    ``work`` is scratch (5, 3).
+    """
+    radius = np.sqrt(s0[0] * s0[0] + s0[1] * s0[1] + s0[2] * s0[2])
+    q, n, beam, v, unit = work[0], work[1], work[2], work[3], work[4]
+    for r in range(3):
+        q[r] = a[r, 0] * h[0] + a[r, 1] * h[1] + a[r, 2] * h[2]
+        n[r] = s0[r] + q[r]
+        beam[r] = s0[r] / radius
+    length = np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
+    for r in range(3):
+        n[r] /= length
+    excitation = length - radius
+    cosine = n[0] * beam[0] + n[1] * beam[1] + n[2] * beam[2]
+    v[0], v[1], v[2] = displacement(n, q, beam, cosine, radius, excitation, spread)
+    for r in range(3):
+        unit[r] = length * n[r] - excitation * v[r]
+    norm = np.sqrt(unit[0] * unit[0] + unit[1] * unit[1] + unit[2] * unit[2])
+    for r in range(3):
+        unit[r] /= norm
+    k = strain.shape[0]
+    _geometry_jacobian(g, unit, norm, n_shift, 3 + k, out)
+    gx, gy, gz, hx, hy, hz = out[0, 0], out[0, 1], out[0, 2], out[1, 0], out[1, 1], out[1, 2]
+    for j in range(3 + k):
+        if j == 0:
+            x, y, z = 0.0, -q[2], q[1]
+        elif j == 1:
+            x, y, z = q[2], 0.0, -q[0]
+        elif j == 2:
+            x, y, z = -q[1], q[0], 0.0
+        else:
+            e = strain[j - 3]
+            x = e[0, 0] * h[0] + e[0, 1] * h[1] + e[0, 2] * h[2]
+            y = e[1, 0] * h[0] + e[1, 1] * h[1] + e[1, 2] * h[2]
+            z = e[2, 0] * h[0] + e[2, 1] * h[1] + e[2, 2] * h[2]
+        change = n[0] * x + n[1] * y + n[2] * z
+        x -= change * v[0]
+        y -= change * v[1]
+        z -= change * v[2]
+        out[0, j] = gx * x + gy * y + gz * z
+        out[1, j] = hx * x + hy * y + hz * z
+        out[2, j] = change
+
+
+@njit(cache=True, nogil=True)
+def _geometry_jacobian(g: Floats, unit: Floats, norm: float, n_shift: int, column: int, out: Floats) -> None:
+    """Write d(fast, slow)/d(ray) into the columns 0-2 of ``out``, and the translations' derivatives from ``column`` on.
+
+    A ray meets the plane at f·r (n·o)/(n·r) - f·o along each axis f; the parallax adds path(|n·u|) f·u.
+    """
+    along = g[6] * unit[0] + g[7] * unit[1] + g[8] * unit[2]
+    path, slope = mean_path(g[17], g[18], abs(along))
+    if along < 0:
+        slope = -slope
+    for axis in range(2):
+        f0, f1, f2 = g[3 * axis], g[3 * axis + 1], g[3 * axis + 2]
+        f_u = f0 * unit[0] + f1 * unit[1] + f2 * unit[2]
+        for r in range(3):
+            f_r = g[3 * axis + r]
+            d_f = (f_r - f_u * unit[r]) / norm
+            d_n = (g[6 + r] - along * unit[r]) / norm
+            plane = g[12] / along * (d_f - f_u * d_n / along)
+            out[axis, r] = (plane + path * d_f + slope * d_n * f_u) / g[13 + axis]
+            if r < n_shift:
+                out[axis, column + r] = (f_u * g[6 + r] / along - f_r) / g[13 + axis]
+                out[2, column + r] = 0.0

@@ -1,4 +1,4 @@
-"""3 x 3 linear algebra without calls into LAPACK."""
+"""Linear algebra of small matrices, most of them 3 x 3, without calls into LAPACK."""
 
 from __future__ import annotations
 
@@ -68,3 +68,41 @@ def polar3(m: Doubles, out: Doubles) -> None:
                 out[i, j] = new
         if change < 1e-12 or math.isnan(change):
             return
+
+
+@njit(cache=True, nogil=True)
+def solve_spd(matrix: Doubles, vector: Doubles) -> bool:
+    """Solve a symmetric positive definite system in place (Cholesky on the matrix scaled to a unit diagonal)."""
+    n = vector.shape[0]
+    scale = np.empty(n)
+    for i in range(n):
+        if not matrix[i, i] > 0.0:
+            return False
+        scale[i] = 1.0 / np.sqrt(matrix[i, i])
+    for i in range(n):
+        vector[i] *= scale[i]
+        for j in range(n):
+            matrix[i, j] *= scale[i] * scale[j]
+        matrix[i, i] += 1e-10
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            if i == j:
+                if total <= 0.0:
+                    return False
+                matrix[i, i] = np.sqrt(total)
+            else:
+                matrix[i, j] = total / matrix[j, j]
+    for i in range(n):
+        for k in range(i):
+            vector[i] -= matrix[i, k] * vector[k]
+        vector[i] /= matrix[i, i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            vector[i] -= matrix[k, i] * vector[k]
+        vector[i] /= matrix[i, i]
+    for i in range(n):
+        vector[i] *= scale[i]
+    return True

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from xfelproc.geometry.prediction import DEFAULT_DOMAIN_SIZE, DEFAULT_HALF_MOSAICITY
-from xfelproc.kernels.refinement import fit_mosaicity
+from xfelproc.kernels.mosaicity import fit_mosaicity
 from xfelproc.models.parameters import Parameters
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,8 @@ from xfelproc.geometry.cells import lattice_rotations, misorientation
 from xfelproc.geometry.constraints import metric_basis
 from xfelproc.geometry.prediction import pack_detector, predict_indices, spread_of
 from xfelproc.kernels.geometry import spots_to_q
-from xfelproc.kernels.refinement import fit_turns, refine_still
+from xfelproc.kernels.mosaicity import fit_turns
+from xfelproc.kernels.refinement import refine_still
 from xfelproc.models.experiment import Beam, Crystal, Detector, as_matrix, as_vector
 from xfelproc.models.frames import IndexedLattice, RefinedLattice
 from xfelproc.models.parameters import Parameters
