@@ -3,7 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.algorithms.indexing.generator import basis_of, beam, detector, lattice_spots, random_pixels, random_rotation, table
+from tests.algorithms.indexing.generator import (
+    DISTANCE,
+    PIXEL,
+    WAVELENGTH,
+    basis_of,
+    beam,
+    detector,
+    lattice_spots,
+    random_pixels,
+    random_rotation,
+    table,
+)
 from xfelproc.algorithms.indexing import Index
 from xfelproc.errors import ConfigError
 from xfelproc.geometry.cells import lattice_rotations, misorientation
@@ -84,3 +95,40 @@ def test_too_few_spots_is_a_reason():
 def test_wrong_targets_are_refused(cell, group, word):
     with pytest.raises(ConfigError, match=word):
         Index(cell=cell, space_group=group).target()
+
+
+def test_displaced_beam_centre_is_found():
+    """The beam is declared a quarter of the mean spacing of spots off: the shift is found, the orientation exact."""
+    rng = np.random.default_rng(6)
+    cell = LATTICES[0][2]
+    for k in range(4):
+        basis = basis_of(cell) @ random_rotation(rng).T
+        spots = table(lattice_spots(basis, "P", rng, 100)[0], rng)
+        spacing = 0.25 / np.mean(cell[:3]) * WAVELENGTH * DISTANCE
+        move = (spacing * np.cos(k), spacing * np.sin(k))
+        result = Index().index(spots, detector((move[0] / PIXEL, move[1] / PIXEL)), beam(), CellTarget(cell, "P 43 21 2"))
+        assert len(result.lattices) == 1, result.reason
+        found = result.lattices[0]
+        assert misorientation(found.crystal.a_matrix, np.linalg.inv(basis), lattice_rotations(cell, 1.0)) < 0.1
+        assert np.allclose(found.shift, (move[0], -move[1], 0), atol=0.03)
+
+
+def test_cell_off_by_two_percent():
+    rng = np.random.default_rng(9)
+    cell = LATTICES[1][2]
+    wrong = (*(1.02 * v for v in cell[:3]), *cell[3:])
+    for _ in range(4):
+        basis = basis_of(cell) @ random_rotation(rng).T
+        result = Index().index(table(lattice_spots(basis, "P", rng, 80)[0], rng), detector(), beam(), CellTarget(wrong, "P 61 2 2"))
+        assert len(result.lattices) == 1, result.reason
+        assert np.allclose(result.lattices[0].crystal.cell[:3], cell[:3], rtol=0.006)
+
+
+def test_another_cell_is_told():
+    """The lattice of a crystal of another cell is refused, with a reason."""
+    rng = np.random.default_rng(10)
+    basis = basis_of((79.1, 79.1, 38.0, 90, 90, 90)) @ random_rotation(rng).T
+    spots = table(lattice_spots(basis, "P", rng, 100)[0], rng)
+    result = Index(method="fft1d").index(spots, detector(), beam(), CellTarget((74.0, 74.0, 38.0, 90, 90, 90), "P 43 21 2"))
+    assert not result.lattices
+    assert "differs from the target 74.0 74.0 38.0" in result.reason

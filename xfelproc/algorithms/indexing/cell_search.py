@@ -37,6 +37,10 @@ class Attempt:
 _ENOUGH = 0.75
 """A candidate that explains so much of the weight ends the search (one, less the squared distances in tolerances, a spot)."""
 FIRST = Attempt(64, (0,), 40, 12, 2)
+FURTHER = Attempt(128, (0, 1), 60, 20, 2)
+"""The second try for further lattices of a frame: what is left is often no lattice, and must not cost much."""
+DISPLACED = Attempt(64, (0,), 30, 10, 2)
+"""For each place of the beam centre that is tried."""
 _RETRIES = (
     Attempt(128, (0, 1), 120, 40, 4),
     Attempt(64, (0, 1, 2), 120, 40, 4, low_resolution=True),

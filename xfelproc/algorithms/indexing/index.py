@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from xfelproc.algorithms.indexing.cell_search import FIRST, Attempt, CellSearch
+from xfelproc.algorithms.indexing.cell_search import DISPLACED, FIRST, FURTHER, Attempt, CellSearch
 from xfelproc.algorithms.indexing.fft1d import Fft1d
 from xfelproc.algorithms.indexing.judge import judge, ranges_about
 from xfelproc.algorithms.indexing.solution import Solution, cell_complaint, conventional_basis, match_target
 from xfelproc.algorithms.indexing.target import KnownLattice, check_cell, known_lattice
 from xfelproc.algorithms.indexing.vectors import SpotVectors, spot_vectors
 from xfelproc.geometry.cells import Floats, lattice_rotations, misorientation
-from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation
+from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation, symmetrized_cell
 from xfelproc.geometry.reduction import cell_of
 from xfelproc.kernels.lattice_search import fit_lattice_and_shift
 from xfelproc.models.experiment import Beam, Detector
@@ -42,6 +42,8 @@ Indexer = Annotated[
     BeforeValidator(_named),
 ]
 
+_MANY = 20
+"""So many spots that are left over are worth a second try for another lattice."""
 _SHIFT_RINGS = ((0.2, 6), (0.36, 9))
 """Translations tried where the beam centre may be off: radius in units of the mean spacing of spots, points on the ring."""
 
@@ -131,11 +133,13 @@ class Index(Parameters):
                 break
             found.append(solution)
             lattices.append(solution.indexed())
-            left = solution.spots.without(solution.verdict.inliers)
+            left = solution.spots.without(solution.verdict.close)
         return IndexingResult(tuple(lattices), reason)
 
     def _find(self, spots: SpotVectors, target: CellTarget, found: list[Solution]) -> Solution | None:
-        """Return the best lattice, acceptable or not."""
+        """Return the best lattice, acceptable or not. Further lattices of a frame are taken to be of the first one's kind."""
+        if target.cell is None and found and not isinstance(self.method, Fft1d):
+            target = CellTarget(symmetrized_cell(found[0].cell, found[0].space_group), found[0].space_group)
         if target.cell is None:
             return self._find_without_cell(spots, target, found)
         if isinstance(self.method, Fft1d):
@@ -143,7 +147,7 @@ class Index(Parameters):
         search = self.method if isinstance(self.method, CellSearch) else self.method.with_cell
         lattice = known_lattice(target)
         best: Solution | None = None
-        for attempt in search.attempts():
+        for attempt in (FIRST, FURTHER)[: 1 + (len(spots) >= _MANY)] if found else search.attempts():
             best = self._try(search, spots, lattice, attempt, found, best)
             if best is not None and best.accepted:
                 break
@@ -183,7 +187,7 @@ class Index(Parameters):
         slope = float(np.median(np.linalg.norm(spots.slope(), axis=1)))
         for shift in _ring_points(self.max_shift, spacing / slope):
             moved = spots.shifted(shift)
-            for basis in search.search(moved.q, moved.weight, lattice, FIRST, self.tolerance)[:1]:
+            for basis in search.search(moved.q, moved.weight, lattice, DISPLACED, self.tolerance)[:1]:
                 solution = self._fit_shift(moved, basis, lattice)
                 best = solution if _clearly_better(solution, best) else best
             if best is not None and best.accepted and not _doubtful(best):

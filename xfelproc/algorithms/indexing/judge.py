@@ -30,11 +30,13 @@ MAX_FRACTION = 0.3
 class Verdict:
     """How a lattice explains spots: ``log10_p`` is the chance that random spots show such a lattice anywhere in the search.
 
+    ``inliers`` are the spots explained, ``close`` those and others a little too far away to count, but not to be of this lattice.
     ``loose`` says that it is smallest at the widest tolerance of positions, as if these were displaced.
     """
 
     log10_p: float
     inliers: NDArray[np.bool_]
+    close: NDArray[np.bool_]
     hkl: NDArray[np.int32]
     loose: bool
 
@@ -90,5 +92,7 @@ def judge(basis: Floats, q: Floats, s0: Floats, largest: float, ranges: Ranges, 
         chance = log10_poisson_tail(int(count), mean) + log10_hypotheses(cube ** (1.0 / 3.0), q_rms, ranges)
         if chance < best:
             best, best_at = chance, (j, k)
-    inliers = (fraction <= MAX_FRACTION) & (radial**2 + tangential**2 < tolerances[0] ** 2)
-    return Verdict(best + math.log10(n_ranges * counts.size), inliers, hkl, best_at[1] == 0)
+    distance = np.hypot(radial, tangential)
+    near = fraction <= MAX_FRACTION
+    inliers, close = near & (distance < tolerances[0]), near & (distance < 1.5 * tolerances[0])
+    return Verdict(best + math.log10(n_ranges * counts.size), inliers, close, hkl, best_at[1] == 0)
