@@ -48,6 +48,13 @@ def sum_across(columns: Row, out: Row) -> None:
 
 
 @njit(cache=True, nogil=True)
+def sum_windows(rows: NDArray[np.float32], columns: Row, out: Row) -> None:
+    """Sum the 7 x 7 pixels about each of a row; ``columns`` is scratch."""
+    add_rows(rows, columns)
+    sum_across(columns, out)
+
+
+@njit(cache=True, nogil=True)
 def test_windows(
     n: Row,
     total: Row,
@@ -100,6 +107,8 @@ def strong_by_dispersion(
 ) -> int:
     """Find strong pixels.
 
+    Longer than the house's 60 lines: the scratch of one pass over the rows is shared.
+
     Parameters
     ----------
     pixels, mask
@@ -143,12 +152,9 @@ def strong_by_dispersion(
             y = ahead - HALF
             if y < 0:
                 continue
-            add_rows(value, columns)
-            sum_across(columns, total)
-            add_rows(square, columns)
-            sum_across(columns, total_square)
-            add_rows(good, columns)
-            sum_across(columns, n)
+            sum_windows(value, columns, total)
+            sum_windows(square, columns, total_square)
+            sum_windows(good, columns, n)
             here = y % 7
             found = test_windows(
                 n,

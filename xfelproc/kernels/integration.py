@@ -188,6 +188,25 @@ def robust_plane(
 
 
 @njit(cache=True, nogil=True)
+def _touch(pixels: Any, mask: NDArray[np.uint8], x0: int, x1: int, y0: int, y1: int) -> float:
+    """Ask for all rows of a box at once: they then come from memory together, not one after the other. The sum is of no use."""
+    touched = 0.0
+    for iy in range(y0, y1 + 1):
+        touched += pixels[iy, x0] + pixels[iy, x1] + mask[iy, x0] + mask[iy, x1]
+    return touched
+
+
+@njit(cache=True, nogil=True)
+def _is_free(x: float, y: float, around: Floats, near: int, exclude2: float) -> bool:
+    """Return whether a point is farther than √``exclude2`` from the first ``near`` positions of ``around``."""
+    for t in range(near):
+        ex, ey = x - around[t, 0], y - around[t, 1]
+        if ex * ex + ey * ey < exclude2:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def _collect(
     pixels: Any,
     mask: NDArray[np.uint8],
@@ -211,7 +230,8 @@ def _collect(
 ) -> tuple[int, int, bool]:
     """Gather the ring into x, y, v and the peak's sums (1, dx, dy, value, largest) into ``peak``.
 
-    Returns the ring's number of pixels, flags, and whether part of the peak region is off the panel.
+    Returns the ring's number of pixels, flags, and whether part of the peak region is off the panel. Longer than the house's 60
+    lines by its parameters.
     """
     peak2, inner2, outer2 = radii[0] ** 2, radii[1] ** 2, radii[2] ** 2
     exclude2 = (radii[0] + 1.0) ** 2
@@ -224,10 +244,7 @@ def _collect(
         reach_x, reach_y = radii[0] * stretch_x - 0.5, radii[0] * stretch_y - 0.5
         lost = cx < reach_x or cy < reach_y or cx > width - reach_x or cy > height - reach_y
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)
-    touched = 0.0
-    for iy in range(y0, y1 + 1):  # asks for all rows at once: they come from memory together, not one after the other
-        touched += pixels[p, iy, x0] + pixels[p, iy, x1] + mask[p, iy, x0] + mask[p, iy, x1]
-    peak[5] = touched
+    peak[5] = _touch(pixels[p], mask[p], x0, x1, y0, y1)
     n = 0
     peak[0], peak[1], peak[2], peak[3], peak[4] = 0.0, 0.0, 0.0, 0.0, -1e30
     for iy in range(y0, y1 + 1):
@@ -251,16 +268,9 @@ def _collect(
                 peak[2] += dy
                 peak[3] += value
                 peak[4] = max(peak[4], value)
-            elif good and value <= high and n < x.shape[0]:
-                free = True
-                for t in range(near):
-                    ex, ey = ix + 0.5 - around[t, 0], iy + 0.5 - around[t, 1]
-                    if ex * ex + ey * ey < exclude2:
-                        free = False
-                        break
-                if free:
-                    x[n], y[n], v[n] = dx, dy, value
-                    n += 1
+            elif good and value <= high and n < x.shape[0] and _is_free(ix + 0.5, iy + 0.5, around, near, exclude2):
+                x[n], y[n], v[n] = dx, dy, value
+                n += 1
     return n, flag, lost
 
 
@@ -306,6 +316,7 @@ def integrate_still(
     variance of the plane's sum, m² v / n for a level background.
 
     ``out`` (n, 5) receives intensity, sigma, background a pixel, largest pixel and pixels summed; ``flags`` are added to.
+    Longer than the house's 60 lines by its parameters and scratch.
     """
     shape = pixels.shape
     start, rows = bucket_reflections(panel, fast, slow, shape)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.small_matrices import determinant3, invert3, polar3, solve3
+from xfelproc.kernels.small_matrices import any_normal, determinant3, frame_about, invert3, polar3, solve3
 
 Doubles = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -118,37 +118,6 @@ def refine_axes(
     return kept[:count]
 
 
-@njit(cache=True, nogil=True)
-def _frame_about(axis: Doubles, other: Doubles) -> Doubles:
-    """Return orthonormal rows (e1, e2, e3): e1 along ``axis``, e2 in the plane of ``axis`` and ``other``, right-handed."""
-    frame = np.empty((3, 3))
-    norm = math.sqrt(axis[0] ** 2 + axis[1] ** 2 + axis[2] ** 2)
-    for k in range(3):
-        frame[0, k] = axis[k] / norm
-    along = other[0] * frame[0, 0] + other[1] * frame[0, 1] + other[2] * frame[0, 2]
-    for k in range(3):
-        frame[1, k] = other[k] - along * frame[0, k]
-    norm = math.sqrt(frame[1, 0] ** 2 + frame[1, 1] ** 2 + frame[1, 2] ** 2)
-    for k in range(3):
-        frame[1, k] /= norm
-    frame[2, 0] = frame[0, 1] * frame[1, 2] - frame[0, 2] * frame[1, 1]
-    frame[2, 1] = frame[0, 2] * frame[1, 0] - frame[0, 0] * frame[1, 2]
-    frame[2, 2] = frame[0, 0] * frame[1, 1] - frame[0, 1] * frame[1, 0]
-    return frame
-
-
-@njit(cache=True, nogil=True)
-def _any_normal(axis: Doubles) -> Doubles:
-    """Return a vector that is not parallel to ``axis``."""
-    k = 0
-    for j in range(1, 3):
-        if abs(axis[j]) < abs(axis[k]):
-            k = j
-    out = np.zeros(3)
-    out[k] = 1.0
-    return out
-
-
 @njit(cache=True, nogil=True, fastmath=True)  # scores of a search
 def _scan_rotation(along: Singles, e2: Singles, e3: Singles, weight: Singles, turn: Singles, score: Singles) -> None:
     """Write the score of q · (b∥ + c e2 + s e3) for each c, s of ``turn`` (n, 2)."""
@@ -182,6 +151,15 @@ def _best_maxima(score: Singles, n_keep: int) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
+def _distance2(inverse: Doubles, q: Doubles, h: Doubles) -> float:
+    """Return |q - A h|² with A = ``inverse``, the inverse of a basis."""
+    d2 = 0.0
+    for k in range(3):
+        d2 += (q[k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])) ** 2
+    return d2
+
+
+@njit(cache=True, nogil=True)
 def fit_lattice(basis: Doubles, reference: Doubles, q: Doubles, weight: Doubles, tolerances: Doubles, shape_sigma: float) -> None:
     """Fit ``basis`` (rows a, b, c, Å) in place to the spots it explains, one weighted least-squares step a tolerance.
 
@@ -196,7 +174,6 @@ def fit_lattice(basis: Doubles, reference: Doubles, q: Doubles, weight: Doubles,
     ss = np.empty((3, 3))
     st = np.empty((3, 3))
     h = np.empty(3)
-    d = np.empty(3)
     sigma = 0.5 * tolerances[-1]
     for tolerance in tolerances:
         invert3(basis, inverse)
@@ -214,11 +191,7 @@ def fit_lattice(basis: Doubles, reference: Doubles, q: Doubles, weight: Doubles,
         for i in range(q.shape[0]):
             for k in range(3):
                 h[k] = np.rint(basis[k, 0] * q[i, 0] + basis[k, 1] * q[i, 1] + basis[k, 2] * q[i, 2])
-            d2 = 0.0
-            for k in range(3):
-                d[k] = q[i, k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])
-                d2 += d[k] * d[k]
-            f = 1.0 - d2 / (tolerance * tolerance)
+            f = 1.0 - _distance2(inverse, q[i], h) / (tolerance * tolerance)
             if f <= 0.0:
                 continue
             w = weight[i] * f * f
@@ -254,10 +227,7 @@ def fit_lattice_and_shift(basis: Doubles, q: Doubles, slope: Doubles, weight: Do
                 d[k] = q[i, k] + slope[i, k, 0] * shift[0] + slope[i, k, 1] * shift[1]
             for k in range(3):
                 h[k] = np.rint(basis[k, 0] * d[0] + basis[k, 1] * d[1] + basis[k, 2] * d[2])
-            d2 = 0.0
-            for k in range(3):
-                d2 += (d[k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])) ** 2
-            f = 1.0 - d2 / (tolerance * tolerance)
+            f = 1.0 - _distance2(inverse, d, h) / (tolerance * tolerance)
             if f <= 0.0:
                 continue
             w = weight[i] * f * f
@@ -301,11 +271,26 @@ def score_lattice(basis: Doubles, q: Doubles, weight: Doubles, tolerance: float)
     for i in range(q.shape[0]):
         for k in range(3):
             h[k] = np.rint(basis[k, 0] * q[i, 0] + basis[k, 1] * q[i, 1] + basis[k, 2] * q[i, 2])
-        d2 = 0.0
-        for k in range(3):
-            d2 += (q[i, k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])) ** 2
-        total += weight[i] * max(0.0, 1.0 - d2 / (tolerance * tolerance))
+        total += weight[i] * max(0.0, 1.0 - _distance2(inverse, q[i], h) / (tolerance * tolerance))
     return total
+
+
+@njit(cache=True, nogil=True)
+def _complete(
+    axis: Doubles,
+    second: Doubles,
+    local: Doubles,
+    lengths: Doubles,
+    columns: Doubles,
+    weight: Doubles,
+    stiffness: Doubles,
+    basis: Doubles,
+) -> None:
+    """Write to ``basis`` a first axis, the second one refined in place, and the third, refined from where ``local`` has it."""
+    refine_vector(second, columns, weight, lengths[1], stiffness[1], 3)
+    third = local[2] @ frame_about(axis, second)
+    refine_vector(third, columns, weight, lengths[2], stiffness[2], 3)
+    basis[0], basis[1], basis[2] = axis, second, third
 
 
 @njit(cache=True, nogil=True)
@@ -327,34 +312,30 @@ def complete_bases(
     The reference basis (rows; first axis the one searched) is turned about each axis, in both senses unless a twofold axis
     of the lattice makes them equal; the second axis is scored at ``n_steps`` of a turn, the best ``n_rotations`` are refined, the
     third axis follows from the reference. A lattice that explains the fraction ``enough`` of the weights ends the search.
-
-    Returns
-    -------
-    bases, scores
-        (m, 3, 3) rows a, b, c and (m,) the scores at the last tolerance.
+    Returns bases (m, 3, 3), rows a, b, c, and their scores (m,) at the last tolerance.
     """
     n = q.shape[0]
-    n_axes = axes.shape[0]
-    bases = np.zeros((2 * n_axes * n_rotations, 3, 3))
-    scores = np.full(2 * n_axes * n_rotations, -1.0)
+    bases = np.zeros((2 * axes.shape[0] * n_rotations, 3, 3))
+    scores = np.full(bases.shape[0], -1.0)
     scan = np.empty(n_steps, dtype=np.float32)
     along, across, up = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
     weight32 = weight.astype(np.float32)
-    ref_frame = _frame_about(reference[0], reference[1])
+    ref_frame = frame_about(reference[0], reference[1])
     local = reference @ ref_frame.T  # rows a, b, c in the frame (e1, e2, e3) of the reference
     turn = np.empty((n_steps, 2), dtype=np.float32)
     for j in range(n_steps):
         turn[j, 0] = local[1, 1] * math.cos(2.0 * math.pi * j / n_steps)
         turn[j, 1] = local[1, 1] * math.sin(2.0 * math.pi * j / n_steps)
     columns = np.ascontiguousarray(q.T)
+    lengths = np.array([math.sqrt((reference[k] ** 2).sum()) for k in range(3)])
     wanted = enough * weight.sum()
     place = 0
-    for i in range(n_axes):
+    for i in range(axes.shape[0]):
         for sign in (1.0, -1.0):
             if sign < 0.0 and not both_senses:
-                continue
+                break
             axis = sign * axes[i]
-            frame = _frame_about(axis, _any_normal(axis))
+            frame = frame_about(axis, any_normal(axis))
             projected = q @ frame.T
             for j in range(n):
                 along[j] = projected[j, 0] * local[1, 0]
@@ -365,15 +346,10 @@ def complete_bases(
                 if best < 0:
                     continue
                 phi = 2.0 * math.pi * best / n_steps
-                basis = bases[place]
                 second = local[1, 0] * frame[0] + local[1, 1] * (math.cos(phi) * frame[1] + math.sin(phi) * frame[2])
-                refine_vector(second, columns, weight, math.sqrt((reference[1] ** 2).sum()), stiffness[1], 3)
-                turned = _frame_about(axis, second)
-                third = local[2] @ turned
-                refine_vector(third, columns, weight, math.sqrt((reference[2] ** 2).sum()), stiffness[2], 3)
-                basis[0], basis[1], basis[2] = axis, second, third
-                fit_lattice(basis, reference, q, weight, tolerances, shape_sigma)
-                scores[place] = score_lattice(basis, q, weight, tolerances[-1])
+                _complete(axis, second, local, lengths, columns, weight, stiffness, bases[place])
+                fit_lattice(bases[place], reference, q, weight, tolerances, shape_sigma)
+                scores[place] = score_lattice(bases[place], q, weight, tolerances[-1])
                 place += 1
                 if scores[place - 1] > wanted:
                     return bases[:place], scores[:place]
@@ -396,8 +372,5 @@ def lattice_distances(basis: Doubles, q: Doubles) -> tuple[NDArray[np.int32], Do
             h[k] = np.rint(x)
             hkl[i, k] = int(h[k])
             fraction[i] = max(fraction[i], abs(x - h[k]))
-        d2 = 0.0
-        for k in range(3):
-            d2 += (q[i, k] - (inverse[k, 0] * h[0] + inverse[k, 1] * h[1] + inverse[k, 2] * h[2])) ** 2
-        distance[i] = math.sqrt(d2)
+        distance[i] = math.sqrt(_distance2(inverse, q[i], h))
     return hkl, fraction, distance

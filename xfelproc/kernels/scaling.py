@@ -94,6 +94,16 @@ def wilson_scales(
 
 
 @njit(cache=True, nogil=True)
+def _without(intensity: float, variance: float, scale: float, numerator: float, denominator: float) -> tuple[float, float]:
+    """Return the sums of weights and of weighted intensities of a group without one observation; 0 where it is the only one."""
+    w = scale / variance
+    rest = denominator - w * scale
+    if rest <= 1e-9 * denominator:
+        return 0.0, 0.0
+    return rest, numerator - w * intensity
+
+
+@njit(cache=True, nogil=True)
 def lattice_equations(
     starts: Ints,
     intensity: Floats,
@@ -118,11 +128,10 @@ def lattice_equations(
         for i in range(starts[g], starts[g + 1]):
             if not active[i]:
                 continue
-            w = scale[i] / variance[i]
-            rest = denominator[g] - w * scale[i]
-            if rest <= 1e-9 * denominator[g]:
+            rest, others = _without(intensity[i], variance[i], scale[i], numerator[g], denominator[g])
+            if rest == 0.0:
                 continue
-            x = scale[i] * (numerator[g] - w * intensity[i]) / rest
+            x = scale[i] * others / rest
             v = variance[i] + scale[i] * scale[i] / rest
             y = intensity[i] - x
             w = 1.0 / (v * (1.0 + y * y / (v * robust * robust)))
@@ -160,12 +169,11 @@ def lattice_correlations(
         for i in range(starts[g], starts[g + 1]):
             if not active[i]:
                 continue
-            w = scale[i] / variance[i]
-            rest = denominator[g] - w * scale[i]
-            if rest <= 1e-9 * denominator[g]:
+            rest, others = _without(intensity[i], variance[i], scale[i], numerator[g], denominator[g])
+            if rest == 0.0:
                 continue
             x = math.asinh(intensity[i] / (scale[i] * typical[g]))
-            y = math.asinh((numerator[g] - w * intensity[i]) / (rest * typical[g]))
+            y = math.asinh(others / (rest * typical[g]))
             w = 1.0 / ((variance[i] / (scale[i] * scale[i]) + 1.0 / rest) / (typical[g] * typical[g]) + 0.01)
             row = sums[lattice[i]]
             row[0] += w

@@ -36,6 +36,8 @@ def render_lattice(
 ) -> None:
     """Add the photons that a crystal scatters into each pixel to ``image`` (panel, slow, fast).
 
+    Longer than the house's 60 lines by what its parameters need to be told.
+
     Parameters
     ----------
     panels

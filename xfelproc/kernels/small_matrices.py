@@ -106,3 +106,34 @@ def solve_spd(matrix: Doubles, vector: Doubles) -> bool:
     for i in range(n):
         vector[i] *= scale[i]
     return True
+
+
+@njit(cache=True, nogil=True)
+def frame_about(axis: Doubles, other: Doubles) -> Doubles:
+    """Return orthonormal rows (e1, e2, e3): e1 along ``axis``, e2 in the plane of ``axis`` and ``other``, right-handed."""
+    frame = np.empty((3, 3))
+    norm = math.sqrt(axis[0] ** 2 + axis[1] ** 2 + axis[2] ** 2)
+    for k in range(3):
+        frame[0, k] = axis[k] / norm
+    along = other[0] * frame[0, 0] + other[1] * frame[0, 1] + other[2] * frame[0, 2]
+    for k in range(3):
+        frame[1, k] = other[k] - along * frame[0, k]
+    norm = math.sqrt(frame[1, 0] ** 2 + frame[1, 1] ** 2 + frame[1, 2] ** 2)
+    for k in range(3):
+        frame[1, k] /= norm
+    frame[2, 0] = frame[0, 1] * frame[1, 2] - frame[0, 2] * frame[1, 1]
+    frame[2, 1] = frame[0, 2] * frame[1, 0] - frame[0, 0] * frame[1, 2]
+    frame[2, 2] = frame[0, 0] * frame[1, 1] - frame[0, 1] * frame[1, 0]
+    return frame
+
+
+@njit(cache=True, nogil=True)
+def any_normal(axis: Doubles) -> Doubles:
+    """Return a vector that is not parallel to ``axis``."""
+    k = 0
+    for j in range(1, 3):
+        if abs(axis[j]) < abs(axis[k]):
+            k = j
+    out = np.zeros(3)
+    out[k] = 1.0
+    return out

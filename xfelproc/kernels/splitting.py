@@ -115,6 +115,16 @@ def flood(
 
 
 @njit(cache=True, nogil=True)
+def largest_component(start: NDArray[np.int32], max_pixels: int) -> int:
+    """Return the number of pixels of the largest component that has at most ``max_pixels``."""
+    largest = 0
+    for c in range(len(start) - 1):
+        if start[c + 1] - start[c] <= max_pixels:
+            largest = max(largest, start[c + 1] - start[c])
+    return largest
+
+
+@njit(cache=True, nogil=True)
 def split_components(
     pixels: NDArray[Any],
     mask: NDArray[np.uint8],
@@ -140,10 +150,7 @@ def split_components(
     """
     width = pixels.shape[2]
     n_components = len(start) - 1
-    largest = 0
-    for c in range(n_components):
-        if start[c + 1] - start[c] <= max_pixels:
-            largest = max(largest, start[c + 1] - start[c])
+    largest = largest_component(start, max_pixels)
     heights, top = np.empty(largest), np.empty(largest)
     local = np.empty(largest, dtype=np.int32)
     basin = np.empty(largest, dtype=np.int32)

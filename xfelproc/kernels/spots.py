@@ -32,9 +32,7 @@ def grow_components(
     region_start: NDArray[np.int32],
     near_mask: NDArray[np.uint8],
 ) -> None:
-    """List the usable pixels of each component, and those that touch it if it has fewer pixels than ``grow_below``.
-
-    A pixel belongs to the first that claims it.
+    """List the usable pixels of each component, and those that touch it if it has fewer than ``grow_below``; the first claims one.
 
     The foot of a spot is below any threshold: without the pixels around, intensities would be too low, and the pixels of the rim
     would be chosen by their fluctuation, which the variances would not know of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,23 +48,11 @@ def measure_spots(
     split
         (n,) 1 at components that are parts of one.
     """
-    _, height, width = frame.pixels.shape
-    label, order = workspace.label[: len(strong)], workspace.order[: len(strong)]
-    n = label_components(strong, width, height, options.eight, label)
-    if n == 0:
-        return np.zeros((0, len(COLUMNS))), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
-    start = np.empty(n + 1, dtype=np.int32)
-    sort_by_component(label, n, order, start)
     limits = pixel_limits(frame.pixels.dtype, frame.trusted)
-    split = np.zeros(len(strong), dtype=np.uint8)
-    if options.split:
-        total = split_components(
-            frame.pixels, frame.mask, limits, strong, order, start, options.max_pixels, SPLIT_SIGMA, SPLIT_DEPTH, label, split
-        )
-        if total > n:
-            n = total
-            start = np.empty(n + 1, dtype=np.int32)
-            sort_by_component(label, n, order, start)
+    order, start, split = _components(frame, strong, limits, workspace, options)
+    n = len(start) - 1
+    if n == 0:
+        return np.zeros((0, len(COLUMNS))), np.zeros(0, dtype=np.int64), split
     rows = np.zeros((n, len(COLUMNS)))
     region_start = np.empty(n + 1, dtype=np.int32)
     near_mask = np.empty(n, dtype=np.uint8)
@@ -100,4 +89,27 @@ def measure_spots(
     )
     clear_state(workspace.state, strong, region)
     workspace.clean = True
-    return rows, np.diff(start).astype(np.int64), split[:n]
+    return rows, np.diff(start).astype(np.int64), split
+
+
+def _components(
+    frame: Frame, strong: NDArray[np.int32], limits: NDArray[Any], workspace: Workspace, options: Measuring
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8]]:
+    """Return strong pixels sorted by component, where each of the n components starts (n + 1), and which are parts of one (n)."""
+    _, height, width = frame.pixels.shape
+    label, order = workspace.label[: len(strong)], workspace.order[: len(strong)]
+    n = label_components(strong, width, height, options.eight, label)
+    start = np.zeros(n + 1, dtype=np.int32)
+    split = np.zeros(len(strong), dtype=np.uint8)
+    if n == 0:
+        return order, start, split
+    sort_by_component(label, n, order, start)
+    if options.split:
+        total = split_components(
+            frame.pixels, frame.mask, limits, strong, order, start, options.max_pixels, SPLIT_SIGMA, SPLIT_DEPTH, label, split
+        )
+        if total > n:
+            n = total
+            start = np.empty(n + 1, dtype=np.int32)
+            sort_by_component(label, n, order, start)
+    return order, start, split[:n]
