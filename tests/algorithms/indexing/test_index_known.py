@@ -132,3 +132,17 @@ def test_another_cell_is_told():
     result = Index(method="fft1d").index(spots, detector(), beam(), CellTarget((74.0, 74.0, 38.0, 90, 90, 90), "P 43 21 2"))
     assert not result.lattices
     assert "differs from the target 74.0 74.0 38.0" in result.reason
+
+
+def test_wrong_distance_is_searched_for_when_asked():
+    """The detector is declared 8 % too near: nothing is found there, but the distance is when it may be searched."""
+    rng = np.random.default_rng(12)
+    cell = LATTICES[0][2]
+    basis = basis_of(cell) @ random_rotation(rng).T
+    spots = table(lattice_spots(basis, "P", rng, 120)[0], rng)
+    near = detector().shifted((0.0, 0.0, 0.08 * DISTANCE))
+    target = CellTarget(cell, "P 43 21 2")
+    assert not Index().index(spots, near, beam(), target).lattices
+    found = Index(max_distance_error=0.12).index(spots, near, beam(), target).lattices[0]
+    assert found.shift[2] == pytest.approx(-0.08 * DISTANCE, abs=0.012 * DISTANCE)
+    assert misorientation(found.crystal.a_matrix, np.linalg.inv(basis), lattice_rotations(cell, 1.0)) < 0.5

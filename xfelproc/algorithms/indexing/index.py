@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,11 +16,11 @@ from xfelproc.algorithms.indexing.judge import judge, ranges_about
 from xfelproc.algorithms.indexing.solution import Solution, cell_complaint, conventional_basis, match_target
 from xfelproc.algorithms.indexing.target import KnownLattice, check_cell, known_lattice
 from xfelproc.algorithms.indexing.vectors import SpotVectors, spot_vectors
-from xfelproc.geometry.cells import Floats, lattice_rotations, misorientation
+from xfelproc.geometry.cells import Floats, cell_volume, lattice_rotations, misorientation
 from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation, symmetrized_cell
 from xfelproc.geometry.reduction import cell_of
 from xfelproc.kernels.lattice_search import fit_lattice_and_shift
-from xfelproc.models.experiment import Beam, Detector
+from xfelproc.models.experiment import Beam, Detector, as_vector
 from xfelproc.models.frames import CellTarget, IndexedLattice, IndexingResult
 from xfelproc.models.parameters import Algorithm, Parameters
 from xfelproc.models.tables import SpotTable
@@ -44,6 +45,7 @@ Indexer = Annotated[
 
 _MANY = 20
 """So many spots that are left over are worth a second try for another lattice."""
+_DISTANCE_STEP = 0.01
 _SHIFT_RINGS = ((0.2, 6), (0.36, 9))
 """Translations tried where the beam centre may be off: radius in units of the mean spacing of spots, points on the ring."""
 
@@ -89,6 +91,14 @@ class Index(Parameters):
         float,
         Field(ge=0, le=0.5, description="Largest error of the beam centre searched for, in mean spacings of the spots; 0: none"),
     ] = 0.4
+    max_distance_error: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=0.3,
+            description="Cell known: relative error of the detector's distance searched for where a frame does not index; 0: none",
+        ),
+    ] = 0.0
     min_misorientation: Annotated[
         float, Field(ge=0, le=10, description="Lattices nearer to each other than this are one, degrees")
     ] = 0.7
@@ -119,6 +129,34 @@ class Index(Parameters):
         """
         if len(spots) < self.min_spots:
             return IndexingResult((), f"too few spots: {len(spots)}, indexing needs {self.min_spots}")
+        result = self._index_at(spots, detector, beam, target)
+        if result.lattices or target.cell is None or self.max_distance_error == 0:
+            return result
+        return self._search_distance(spots, detector, beam, target) or result
+
+    def _search_distance(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult | None:
+        """Return what is found with the detector nearer or further by up to ``max_distance_error``; None if that is nothing.
+
+        Distance and size of the cell nearly make up for each other: of what explains the spots about as well as the best, that
+        whose cell is nearest to the target's counts.
+        """
+        along = -np.asarray(beam.direction)
+        distance = float(np.mean([along @ np.asarray(panel.origin) for panel in detector.panels]))
+        results: list[IndexingResult] = []
+        for step in range(1, round(self.max_distance_error / _DISTANCE_STEP) + 1):
+            for sign in (1, -1):
+                move = as_vector(sign * step * _DISTANCE_STEP * distance * along)
+                found = self._index_at(spots, detector.shifted(move), beam, target)
+                moved = (replace(lattice, shift=as_vector(np.add(lattice.shift, move))) for lattice in found.lattices)
+                results.append(replace(found, lattices=tuple(moved)))
+        results = [result for result in results if result.lattices]
+        limit = 0.85 * min((result.lattices[0].log10_p for result in results), default=0.0)
+        volume = cell_volume(target.cell) if target.cell is not None else 0.0
+        good = [result for result in results if result.lattices[0].log10_p <= limit]
+        return min(good, key=lambda r: abs(cell_volume(r.lattices[0].crystal.cell) - volume), default=None)
+
+    def _index_at(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult:
+        """Return the lattices that the spots show with the detector where it is."""
         left = spot_vectors(spots, detector, beam)
         found: list[Solution] = []
         lattices: list[IndexedLattice] = []
