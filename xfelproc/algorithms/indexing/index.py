@@ -46,6 +46,8 @@ Indexer = Annotated[
 _MANY = 20
 """So many spots that are left over are worth a second try for another lattice."""
 _DISTANCE_STEP = 0.01
+_BROADER = 3.0
+"""Factor on the misorientation that must be between a broad lattice and a further one."""
 _SHIFT_RINGS = ((0.2, 6), (0.36, 9))
 """Translations tried where the beam centre may be off: radius in units of the mean spacing of spots, points on the ring."""
 
@@ -100,7 +102,7 @@ class Index(Parameters):
         ),
     ] = 0.0
     min_misorientation: Annotated[
-        float, Field(ge=0, le=10, description="Lattices nearer to each other than this are one, degrees")
+        float, Field(ge=0, le=10, description="Lattices nearer to each other are one (three times that: broad ones), degrees")
     ] = 0.7
 
     def target(self) -> CellTarget:
@@ -305,7 +307,7 @@ class Index(Parameters):
         """Return a complaint if the lattice is one of those found already."""
         for other in found:
             apart = misorientation(np.linalg.inv(basis), np.linalg.inv(other.basis), rotations.astype(np.int64))
-            if apart < self.min_misorientation:
+            if apart < self.min_misorientation * (_BROADER if other.verdict.broad else 1.0):
                 return f"no further lattice: the next best is a found one to {apart:.2f} degrees"
         return ""
 

@@ -25,12 +25,17 @@ Ranges = tuple[float, float]
 MAX_FRACTION = 0.3
 """A spot belongs to a lattice if each of its fractional indices is this near to an integer."""
 
+_BROAD = 0.4
+"""Share of the unexplained spots with such indices from which a lattice is broad; by chance it is (2 x 0.3)³ = 0.22."""
+
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """How a lattice explains spots: ``log10_p`` is the chance that random spots show such a lattice anywhere in the search.
 
-    ``inliers`` are the spots explained, ``close`` those and others a little too far away to count, but not to be of this lattice.
+    ``inliers`` are the spots explained, ``close`` those and others too far away to count, but not to be of this lattice. ``broad``
+    says that many more of the other spots have indices near to integers than by chance: those of a mosaic crystal, or of a bad
+    geometry; ``close`` then holds them all.
     ``loose`` says that it is smallest at the widest tolerance of positions, as if these were displaced.
     """
 
@@ -39,6 +44,7 @@ class Verdict:
     close: NDArray[np.bool_]
     hkl: NDArray[np.int32]
     loose: bool
+    broad: bool
 
     @property
     def count(self) -> int:
@@ -95,4 +101,5 @@ def judge(basis: Floats, q: Floats, s0: Floats, largest: float, ranges: Ranges, 
     distance = np.hypot(radial, tangential)
     near = fraction <= MAX_FRACTION
     inliers, close = near & (distance < tolerances[0]), near & (distance < 1.5 * tolerances[0])
-    return Verdict(best + math.log10(n_ranges * counts.size), inliers, close, hkl, best_at[1] == 0)
+    broad = int(np.count_nonzero(near & ~inliers)) > _BROAD * int(np.count_nonzero(~inliers)) + 5
+    return Verdict(best + math.log10(n_ranges * counts.size), inliers, near if broad else close, hkl, best_at[1] == 0, broad)
