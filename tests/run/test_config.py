@@ -19,7 +19,6 @@ from xfelproc.run.config import (
     parse_override,
     template,
 )
-from xfelproc.run.selection import select_frames
 
 
 class First(Algorithm):
@@ -136,28 +135,3 @@ def test_template_is_a_job() -> None:
     )
     awake = "\n".join(line for line in awake.splitlines() if not line.endswith("= ..."))
     assert make_config(tomllib.loads(awake), Path("/base"), MODEL) == config
-
-
-@pytest.mark.parametrize(
-    ("selection", "chosen"),
-    [
-        (None, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
-        ("3", [3]),
-        ("2:5", [2, 3, 4]),
-        ("2-5", [2, 3, 4, 5]),
-        (":3, 8:", [0, 1, 2, 8, 9]),
-        ("::4", [0, 4, 8]),
-        ("5,1:3,1:4", [1, 2, 3, 5]),
-        ((7, 2, 2), [2, 7]),
-        ("8:100", [8, 9]),
-        ("20:30", []),
-    ],
-)
-def test_selection(selection: Any, chosen: list[int]) -> None:
-    assert select_frames(selection, 10).tolist() == chosen
-
-
-@pytest.mark.parametrize("selection", ["a", "1:2:3:4", "-1", "", "1:5:0", (-1,)])
-def test_wrong_selections(selection: Any) -> None:
-    with pytest.raises(ValueError, match=r"frame|step"):
-        select_frames(selection, 10)

@@ -28,7 +28,7 @@ class Input(SourceSettings):
     files: Annotated[
         tuple[str, ...],
         BeforeValidator(_one_or_many),
-        Field(min_length=1, description="files, patterns, folders or @lists of files with frames, relative to the job file"),
+        Field(min_length=1, description="files, patterns, folders, or @lists of files and frames, relative to the job file"),
     ]
     frames: Annotated[
         str | tuple[int, ...] | None,

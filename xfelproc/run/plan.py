@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size
 from xfelproc.io.sources.base import FrameSource
-from xfelproc.io.sources.files import expand_inputs
+from xfelproc.io.sources.files import Chosen, expand_inputs
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
@@ -40,7 +42,9 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
     settings = config.input.settings()
     rows: list[tuple[str, int, int, int, int, str]] = []
     experiment: Experiment | None = None
-    for path in map(str, expand_inputs(config.input.files)):
+    frames: list[NDArray[np.int64]] = []
+    for file, listed in expand_inputs(config.input.files).items():
+        path = str(file)
         stat = Path(path).stat()
         n_frames, chunk, error = 1, 1, ""
         try:
@@ -51,11 +55,12 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
                     check_calibration(config, experiment, source)
         except (DataError, OSError) as problem:
             error = str(problem)
+        frames.append(_listed(path, listed, n_frames, error))
         rows.append((path, stat.st_size, stat.st_mtime_ns, n_frames, max(1, chunk), error))
     if experiment is None:
         raise ConfigError(f"input.files: none of {len(rows)} files can be opened; the first: {rows[0][5] or 'no frames in it'}")
     columns = dict(zip(("path", "size", "mtime", "n_frames", "chunk_frames", "error"), zip(*rows, strict=True), strict=True))
-    return Plan(_manifest(config, SourceTable(None, **columns)), experiment, _recipe(config, experiment))
+    return Plan(_manifest(config, SourceTable(None, **columns), frames), experiment, _recipe(config, experiment))
 
 
 def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSource) -> None:
@@ -71,12 +76,24 @@ def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSo
         config.section("calibrate").constants(experiment.detector, source.static_mask(), dark, gain)
 
 
-def _manifest(config: JobConfig, sources: SourceTable) -> Manifest:
-    counts = sources["n_frames"]
-    source = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    first = np.cumsum(counts) - counts
-    index = np.arange(len(source), dtype=np.int64) - first[source]
-    chosen = select_frames(config.input.frames, len(source))
+def _listed(path: str, listed: Chosen, n_frames: int, error: str) -> NDArray[np.int64]:
+    """Return the frames of a source that lists name, or all of them; of one that cannot be opened at least the first."""
+    if listed is None:
+        return np.arange(n_frames, dtype=np.int64)
+    if error:
+        listed = tuple(frame for frame in listed if frame < n_frames) or (0,)
+    if listed[-1] >= n_frames:
+        raise ConfigError(f"{path}: a list names frame {listed[-1]}, the last one is {n_frames - 1} (they count from 0)")
+    return np.array(listed, dtype=np.int64)
+
+
+def _manifest(config: JobConfig, sources: SourceTable, frames: Sequence[NDArray[np.int64]]) -> Manifest:
+    source = np.repeat(np.arange(len(frames), dtype=np.int32), [len(listed) for listed in frames])
+    index = np.concatenate(frames)
+    try:
+        chosen = select_frames(config.input.frames, len(source))
+    except ConfigError as error:
+        raise ConfigError(f"input.frames: {error}") from error
     if len(chosen) == 0:
         raise ConfigError(f"input.frames = {config.input.frames!r} chooses none of the {len(source)} frames of these files")
     source, index = source[chosen], index[chosen]

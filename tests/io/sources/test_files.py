@@ -1,13 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.sources.files import expand_inputs, natural_key, parse_frames, read_frame_list
+from xfelproc.io.sources.files import expand_inputs, natural_key
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _names(paths: list[Path]) -> list[str]:
+def _names(paths: Iterable[Path]) -> list[str]:
     return [p.name for p in paths]
 
 
@@ -71,52 +70,18 @@ def test_lists_that_are_wrong(folder: Path) -> None:
         expand_inputs([f"@{folder / 'none.txt'}"])
 
 
-@pytest.mark.parametrize(
-    ("text", "frames"),
-    [
-        ("0:10:2,15,12-14", [0, 2, 4, 6, 8, 12, 13, 14, 15]),
-        ("7", [7]),
-        (":3", [0, 1, 2]),
-        ("18:", [18, 19]),
-        ("::9", [0, 9, 18]),
-        (" 3 - 4 , 3", [3, 4]),
-    ],
-)
-def test_selections(text: str, frames: list[int]) -> None:
-    assert parse_frames(text, 20) == frames
-
-
-@pytest.mark.parametrize("text", ["", "a", "5-3", "0:10:0", "-1", "20", "5:2", "1,,2"])
-def test_wrong_selections_are_quoted(text: str) -> None:
-    with pytest.raises(ConfigError, match="frames = "):
-        parse_frames(text, 20)
-
-
-def test_an_open_end_needs_the_number_of_frames() -> None:
-    with pytest.raises(ConfigError, match="no end"):
-        parse_frames("3:")
-    assert parse_frames("3:5") == [3, 4]
-
-
-@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
-def test_slices_are_those_of_python(start: int, stop: int, step: int) -> None:
-    expected = list(range(start, stop, step))
-    if expected:
-        assert parse_frames(f"{start}:{stop}:{step}") == expected
-
-
-def test_frame_lists(folder: Path) -> None:
+def test_lists_of_frames(folder: Path) -> None:
+    (folder / "a file 3").write_bytes(b"x")
     path = folder / "events.lst"
-    path.write_text("x_master.h5 //12\nx_master.h5 7\n# no\na file.cxi run3//4\nb.CBF\n/abs/y.h5 //0 # first\n")
-    assert read_frame_list(path) == [
-        (folder / "x_master.h5", 12),
-        (folder / "x_master.h5", 7),
-        (folder / "a file.cxi", "run3//4"),
-        (folder / "b.CBF", None),
-        (Path("/abs/y.h5"), 0),
-    ]
-    path.write_text("\n")
-    with pytest.raises(ConfigError, match="names no frame"):
-        read_frame_list(path)
+    path.write_text(f"x_master.h5 //12\nx_master.h5 7\n# no\na file 3\na file 3 //4\n{folder}/b.CBF //0 # first\nb.CBF //0\n")
+    assert expand_inputs([f"@{path}", folder / "a_2.cbf"]) == {
+        folder / "x_master.h5": (7, 12),
+        folder / "a file 3": None,
+        folder / "b.CBF": (0,),
+        folder / "a_2.cbf": None,
+    }
+    path.write_text("absent.h5 //3\n")
+    with pytest.raises(ConfigError, match=r"line 1: absent.h5: no such file"):
+        expand_inputs([f"@{path}"])
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_frame_list(folder / "absent.lst")
+        expand_inputs([f"@{folder / 'absent.lst'}"])

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.stages.fakes import SECTIONS, open_fake
+from xfelproc.errors import ConfigError
+from xfelproc.run.config import config_class, make_config
+from xfelproc.run.plan import Plan, make_plan
+
+
+def plan(folder: Path, files: str, frames: str | None = None) -> Plan:
+    for name, words in (("a.cbf", ["hit"] * 5), ("b.cbf", ["hit"] * 3), ("empty.cbf", [])):
+        (folder / name).write_text(" ".join(words))
+    job = {"input": {"files": files} | ({} if frames is None else {"frames": frames})}
+    return make_plan(make_config(job, folder, config_class(SECTIONS)), open_fake)
+
+
+def chosen(found: Plan) -> list[tuple[str, int]]:
+    names = [Path(path).name for path in found.manifest.sources["path"]]
+    pairs = zip(found.manifest.frame_source, found.manifest.frame_index, strict=True)
+    return [(names[source], int(index)) for source, index in pairs]
+
+
+@pytest.mark.parametrize("files", ["[ab].cbf", "@files.lst"])
+def test_frames_are_chosen_of_all_files_together(tmp_path: Path, files: str) -> None:
+    (tmp_path / "files.lst").write_text("a.cbf\nb.cbf\n")
+    assert chosen(plan(tmp_path, files, "3:7,0")) == [("a.cbf", 0), ("a.cbf", 3), ("a.cbf", 4), ("b.cbf", 0), ("b.cbf", 1)]
+
+
+def test_a_list_may_name_single_frames(tmp_path: Path) -> None:
+    (tmp_path / "events.lst").write_text("b.cbf //2\na.cbf 4\nb.cbf //0\nempty.cbf //7\n")
+    assert chosen(plan(tmp_path, "@events.lst")) == [("b.cbf", 0), ("b.cbf", 2), ("a.cbf", 4), ("empty.cbf", 0)]
+    assert chosen(plan(tmp_path, "@events.lst", "1:3")) == [("b.cbf", 2), ("a.cbf", 4)]
+
+
+@pytest.mark.parametrize(
+    ("files", "frames", "words"),
+    [
+        ("[ab].cbf", "8", "input.frames: there is no frame 8, the last one is 7"),
+        ("[ab].cbf", "8:20", "chooses none of the 8 frames"),
+        ("@events.lst", None, "b.cbf: a list names frame 3, the last one is 2"),
+    ],
+)
+def test_frames_that_are_not_there(tmp_path: Path, files: str, frames: str | None, words: str) -> None:
+    (tmp_path / "events.lst").write_text("b.cbf //3\n")
+    with pytest.raises(ConfigError, match=words):
+        plan(tmp_path, files, frames)
