@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -13,3 +15,8 @@ class Parameters(BaseModel):
 
 class Algorithm(Parameters):
     """An algorithm is its validated parameters; ``method`` names it in the discriminated union of its family."""
+
+
+def method_by_name(value: Any) -> Any:
+    """Return the table of a method that is given by its bare name; anything else as it is (a pydantic `BeforeValidator`)."""
+    return {"method": value} if isinstance(value, str) else value

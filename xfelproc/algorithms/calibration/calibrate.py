@@ -61,7 +61,6 @@ class Calibrate(Parameters):
             " 'auto': the geometry's, and where these are all 1, estimated for frames that cannot be counts; a gain map replaces it"
         ),
     ] = "auto"
-    common_mode: Annotated[Literal["none"], Field(description="common-mode correction; none is made")] = "none"
     edge_pixels: Annotated[int, Field(ge=0, le=100, description="pixels along each panel edge that are not used, px")] = 0
 
     def constants(

@@ -54,13 +54,13 @@ class CellSearch(Algorithm):
 
     method: Literal["cell_search"] = "cell_search"
     coverage: Annotated[
-        float, Field(gt=0.05, le=1.0, description="Step between directions, in units of 1 / (axis length x rms |q|), rad")
+        float, Field(gt=0.05, le=1.0, description="step between directions, in units of 1 / (axis length x rms |q|), rad")
     ] = 0.28
     retries: Annotated[
-        int, Field(ge=0, le=4, description="Further tries with other spots, axes and lengths where the first fails")
+        int, Field(ge=0, le=4, description="further tries with other spots, axes and lengths where the first fails")
     ] = 4
     shape_sigma: Annotated[
-        float, Field(gt=0.0005, lt=0.2, description="Relative σ by which cell axes may differ from the target")
+        float, Field(gt=0.0005, lt=0.2, description="relative σ by which cell axes may differ from the target")
     ] = 0.02
 
     def attempts(self) -> tuple[Attempt, ...]:

@@ -27,13 +27,13 @@ class Fft1d(Algorithm):
     """1-D FFT over directions (Steller et al. 1997), peak refinement and reduction."""
 
     method: Literal["fft1d"] = "fft1d"
-    max_axis: Annotated[float, Field(gt=10, le=2000, description="Longest axis of the primitive reduced cell looked for, Å")] = (
+    max_axis: Annotated[float, Field(gt=10, le=2000, description="longest axis of the primitive reduced cell looked for, Å")] = (
         200.0
     )
-    min_axis: Annotated[float, Field(gt=1, le=100, description="Shortest axis of the primitive reduced cell looked for, Å")] = 4.0
-    step: Annotated[float, Field(gt=0.2, le=4, description="Step between directions, degrees")] = 2.0
-    max_spots: Annotated[int, Field(ge=16, le=2000, description="Strongest spots used for the search")] = 128
-    n_candidates: Annotated[int, Field(ge=20, le=20000, description="Peaks of the transforms that are refined")] = 500
+    min_axis: Annotated[float, Field(gt=1, le=100, description="shortest axis of the primitive reduced cell looked for, Å")] = 4.0
+    step: Annotated[float, Field(gt=0.2, le=4, description="step between directions, degrees")] = 2.0
+    max_spots: Annotated[int, Field(ge=16, le=2000, description="strongest spots used for the search")] = 128
+    n_candidates: Annotated[int, Field(ge=20, le=20000, description="peaks of the transforms that are refined")] = 500
 
     def search(self, q: Floats, weight: Floats, tolerance: float) -> Iterator[Floats]:
         """Yield candidate primitive reduced bases (rows a, b, c): first from short axes, then from all allowed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -22,7 +22,7 @@ from xfelproc.geometry.reduction import cell_of
 from xfelproc.kernels.lattice_search import fit_lattice_and_shift
 from xfelproc.models.experiment import Beam, Detector, as_vector
 from xfelproc.models.frames import CellTarget, IndexedLattice, IndexingResult
-from xfelproc.models.parameters import Algorithm, Parameters
+from xfelproc.models.parameters import Algorithm, Parameters, method_by_name
 from xfelproc.models.tables import SpotTable
 
 
@@ -30,17 +30,13 @@ class Automatic(Algorithm):
     """The cell search where the cell is known, the Fourier transforms where it is not."""
 
     method: Literal["auto"] = "auto"
-    with_cell: CellSearch = CellSearch()
-    without_cell: Fft1d = Fft1d()
-
-
-def _named(value: Any) -> Any:
-    return {"method": value} if isinstance(value, str) else value
+    with_cell: Annotated[CellSearch, Field(description="search where the cell is known")] = CellSearch()
+    without_cell: Annotated[Fft1d, Field(description="search where it is not")] = Fft1d()
 
 
 Indexer = Annotated[
     Annotated[Automatic | CellSearch | Fft1d, Field(discriminator="method")],
-    BeforeValidator(_named),
+    BeforeValidator(method_by_name),
 ]
 
 _MANY = 20
@@ -57,52 +53,52 @@ class Index(Parameters):
 
     cell: Annotated[
         Cell | None,
-        Field(description="a, b, c (Å), α, β, γ (degrees) of the conventional cell; none: found from the data"),
+        Field(description="a, b, c (Å), α, β, γ (degrees) of the conventional cell; None: found from the data"),
     ] = None
-    space_group: Annotated[str | None, Field(description="Hermann-Mauguin symbol or number; none: proposed from the lattice")] = (
+    space_group: Annotated[str | None, Field(description="Hermann-Mauguin symbol or number; None: proposed from the lattice")] = (
         None
     )
-    max_lattices: Annotated[int, Field(ge=1, le=20, description="Lattices looked for on a frame")] = 3
-    method: Indexer = Automatic()
-    min_spots: Annotated[int, Field(ge=6, le=1000, description="Fewest spots a lattice must explain, and a frame must have")] = 8
+    max_lattices: Annotated[int, Field(ge=1, le=20, description="lattices looked for on a frame")] = 3
+    method: Annotated[Indexer, Field(description="how lattices are searched for")] = Automatic()
+    min_spots: Annotated[int, Field(ge=6, le=1000, description="fewest spots a lattice must explain, and a frame must have")] = 8
     tolerance: Annotated[
         float,
         Field(
             gt=1e-5,
             lt=0.05,
-            description="Largest distance of a spot from its lattice point, 1/Å; at most 0.3 of the shortest reciprocal axis",
+            description="largest distance of a spot from its lattice point, 1/Å; at most 0.3 of the shortest reciprocal axis",
         ),
     ] = 0.002
     log10_chance: Annotated[
         float,
         Field(
-            lt=0, ge=-100, description="A lattice is accepted if random spots show one as good with less than this chance, log10"
+            lt=0, ge=-100, description="a lattice is accepted if random spots show one as good with less than this chance, log10"
         ),
     ] = -3.0
     length_tolerance: Annotated[
-        float, Field(gt=0, le=0.2, description="Largest relative difference of cell lengths from the target")
+        float, Field(gt=0, le=0.2, description="largest relative difference of cell lengths from the target")
     ] = 0.05
     angle_tolerance: Annotated[
-        float, Field(gt=0, le=10, description="Largest difference of cell angles from the target, degrees")
+        float, Field(gt=0, le=10, description="largest difference of cell angles from the target, degrees")
     ] = 1.5
     max_penalty: Annotated[
         float,
-        Field(gt=0, le=10, description="Cell unknown: largest distortion by which symmetry may be imposed, percent or degrees"),
+        Field(gt=0, le=10, description="cell unknown: largest distortion by which symmetry may be imposed, percent or degrees"),
     ] = 1.5
     max_shift: Annotated[
         float,
-        Field(ge=0, le=0.5, description="Largest error of the beam centre searched for, in mean spacings of the spots; 0: none"),
+        Field(ge=0, le=0.5, description="largest error of the beam centre searched for, in mean spacings of the spots; 0: none"),
     ] = 0.4
     max_distance_error: Annotated[
         float,
         Field(
             ge=0,
             le=0.3,
-            description="Cell known: relative error of the detector's distance searched for where a frame does not index; 0: none",
+            description="cell known: relative error of the detector's distance searched for where a frame does not index; 0: none",
         ),
     ] = 0.0
     min_misorientation: Annotated[
-        float, Field(ge=0, le=10, description="Lattices nearer to each other are one (three times that: broad ones), degrees")
+        float, Field(ge=0, le=10, description="lattices nearer to each other are one (three times that: broad ones), degrees")
     ] = 0.7
 
     def target(self) -> CellTarget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from xfelproc.algorithms.spotfinding.workspace import workspace_for
 from xfelproc.kernels.spots import COLUMNS
 from xfelproc.models.conventions import SpotFlag
 from xfelproc.models.frames import Frame
-from xfelproc.models.parameters import Parameters
+from xfelproc.models.parameters import Parameters, method_by_name
 from xfelproc.models.tables import SpotTable
 
 ICE_D = np.array([3.897, 3.669, 3.441, 2.671, 2.249, 2.072, 1.948, 1.918, 1.883, 1.721])
@@ -27,13 +27,10 @@ ICE_D = np.array([3.897, 3.669, 3.441, 2.671, 2.249, 2.072, 1.948, 1.918, 1.883,
 _C = {name: i for i, name in enumerate(COLUMNS)}
 
 
-def _named(value: Any) -> Any:
-    """Accept the bare name of a method for its table of parameters."""
-    return {"method": value} if isinstance(value, str) else value
-
-
 Spotfinder = Annotated[
-    BlockBackground | Dispersion | DispersionExtended | RadialProfile, Field(discriminator="method"), BeforeValidator(_named)
+    BlockBackground | Dispersion | DispersionExtended | RadialProfile,
+    Field(discriminator="method"),
+    BeforeValidator(method_by_name),
 ]
 
 
