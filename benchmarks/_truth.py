@@ -98,7 +98,8 @@ class Chain:
         result = self.index.index(found, detector, beam, self.target)
         refined = [self.refine.refine(lattice, found, detector, beam) for lattice in result.lattices]
         reasons = [result.reason, *[r.reason for r in refined if not r.accepted]]
-        accepted = tuple(r for r in refined if r.accepted)
+        apart = self.refine.separate([r for r in refined if r.accepted], found, detector, beam)
+        accepted = tuple(r for r in apart if r.accepted)
         return Outcome(found, True, "; ".join(r for r in reasons if r), len(result.lattices), accepted)
 
 
