@@ -177,8 +177,9 @@ def ht2b(path: Path, report: Report) -> None:
     """Peak lists of 70 shots, 32 of which a program of other people indexed."""
     assert HT2B.cell is not None
     chain = Chain(HT2B)
+    chunks = list(read_stream(path))
     indexed = near = agree = 0
-    for number, chunk in enumerate(read_stream(path)):
+    for number, chunk in enumerate(chunks):
         outcome = chain.index_spots(chunk.spots, chunk.detector, chunk.beam)
         good = [x.crystal for x in outcome.lattices if same_cell(x.crystal, HT2B.cell, "C 2 2 21", 0.02, 1.5)]
         indexed, near = indexed + bool(outcome.lattices), near + bool(good)
@@ -189,6 +190,20 @@ def ht2b(path: Path, report: Report) -> None:
                 report.notes.append(f"5ht2b, shot {number}: {len(chunk.spots)} peaks, indexed by others: {describe(outcome)}")
     report.add("4", "5ht2b: shots with a lattice of the cell", "≥ 32", f"{near} of 70 ({indexed} with any lattice)", near >= 32)
     report.add("4", "5ht2b: same orientation to 2° as the stream's", "", f"{agree} of its 32 shots")
+    false = sum(
+        bool(chain.index_spots(spots, c.detector, c.beam).lattices) for c, spots in zip(chunks * 2, shuffled(chunks), strict=True)
+    )
+    report.add("4", "5ht2b: the same peaks shuffled between shots, twice: indexed", "≤ 1 of 140", str(false), false <= 1)
+
+
+def shuffled(chunks: list[Chunk]) -> Iterator[SpotTable]:
+    """Yield lists as long as the shots' whose peaks come from all shots: what real peaks look like where there is no lattice."""
+    pool = SpotTable.concatenate([chunk.spots for chunk in chunks])
+    for repeat in range(2):
+        order, start = np.random.default_rng(repeat).permutation(len(pool)), 0
+        for chunk in chunks:
+            yield pool.select(order[start : start + len(chunk.spots)])
+            start += len(chunk.spots)
 
 
 def i24(folder: Path, report: Report) -> None:
