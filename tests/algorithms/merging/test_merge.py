@@ -45,6 +45,21 @@ def test_the_common_width_comes_back(example) -> None:
     assert found == pytest.approx(np.hypot(truth.width, s * truth.slope), rel=0.05)
 
 
+def test_the_common_width_is_of_what_diffracts() -> None:
+    table, truth = observe()
+    dark = table["d"] < 3.2
+    noise = np.random.default_rng(2).normal(-1.0, 9.0, len(table))
+    table = table.replace(
+        intensity=np.where(dark, noise, table["intensity"]).astype(np.float32),
+        sigma=np.where(dark, 9.0, table["sigma"]).astype(np.float32),
+    )
+    settings = Merge()
+    result = merge_observations(prepare(table, halves(60), settings), CELL, "P 43 21 2", settings)
+    s = 0.25
+    found = np.hypot(result.lattices["width"][0], s * result.lattices["width_slope"][0])
+    assert found == pytest.approx(np.hypot(truth.width, s * truth.slope), rel=0.1)
+
+
 def test_sigmas_are_right(example) -> None:
     result, truth = example
     merged = result.merged

@@ -22,6 +22,8 @@ FLOOR = 3e-3
 MAX_OBSERVATIONS = 60_000
 SHELLS = 12
 MIN_OBSERVATIONS = 200
+MIN_SIGNAL = 5.0
+"""Sum of the intensities of a resolution bin over its σ, below which the bin is noise alone and says nothing of a width."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,22 @@ def starting_scales(
     return scales, means, bins
 
 
+def _with_signal(observations: Observations) -> Observations:
+    """Return the observations in the bins of resolution where there is something to observe."""
+    bins = resolution_bins(observations.inverse_d2, SHELLS)
+    variance = observations.variance_fixed + observations.variance_gain * np.maximum(observations.intensity, 0.0)
+    total = np.bincount(bins, weights=observations.intensity, minlength=SHELLS)
+    sigma = np.sqrt(np.bincount(bins, weights=variance, minlength=SHELLS))
+    signal: NDArray[np.bool_] = total > MIN_SIGNAL * sigma
+    return observations.select(signal[bins])
+
+
 def fit_common_width(observations: Observations) -> tuple[float, float]:
     """Return the width w0 (1/Å) and slope w1 that make the observations likeliest under Wilson's law.
 
     The full intensities are unknown, exponentially distributed about the mean of their resolution; scales and means are
     profiled out. No merged intensity enters, so the fit needs no multiplicity. Of many lattices every n-th is used, to some
-    60 000 observations.
+    60 000 observations. Bins of resolution beyond the diffraction limit stay out: they have no mean to profile.
 
     Returns
     -------
@@ -78,7 +90,7 @@ def fit_common_width(observations: Observations) -> tuple[float, float]:
         (0.001, 0) if there are too few observations or no excitation errors to judge by.
     """
     step = max(1, len(observations) // MAX_OBSERVATIONS)
-    sample = observations if step == 1 else observations.select(observations.lattice % step == 0)
+    sample = _with_signal(observations if step == 1 else observations.select(observations.lattice % step == 0))
     spread = float(np.sqrt(np.mean(sample.excitation**2))) if len(sample) else 0.0
     if len(sample) < MIN_OBSERVATIONS or spread == 0.0:
         return 1e-3, 0.0
