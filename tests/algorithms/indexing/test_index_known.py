@@ -17,7 +17,7 @@ from tests.algorithms.indexing.generator import (
 )
 from xfelproc.algorithms.indexing import Index
 from xfelproc.errors import ConfigError
-from xfelproc.geometry.cells import lattice_rotations, misorientation
+from xfelproc.geometry.cells import lattice_rotations, misorientation, rotation_matrix
 from xfelproc.geometry.detector import pixel_to_q
 from xfelproc.models.frames import CellTarget
 
@@ -66,6 +66,18 @@ def test_several_lattices_without_duplicates():
         assert min(misorientation(found.crystal.a_matrix, np.linalg.inv(basis), rotations) for found in result.lattices) < 0.3
     rows = np.concatenate([found.spots for found in result.lattices])
     assert len(np.unique(rows)) == len(rows)
+
+
+@pytest.mark.parametrize(("min_misorientation", "n_lattices"), [(0.7, 2), (6.0, 1)])
+def test_lattices_near_each_other_are_one(min_misorientation, n_lattices):
+    rng = np.random.default_rng(5)
+    cell = LATTICES[0][2]
+    basis = basis_of(cell) @ random_rotation(rng).T
+    near = basis @ rotation_matrix(np.radians([0.0, 4.0, 0.0]))
+    pixels = np.concatenate([lattice_spots(b, "P", rng, 100)[0] for b in (basis, near)])
+    index = Index(min_misorientation=min_misorientation)
+    result = index.index(table(pixels, rng), detector(), beam(), CellTarget(cell, "P 43 21 2"))
+    assert len(result.lattices) == n_lattices
 
 
 def test_random_spots_are_not_indexed():
