@@ -116,7 +116,7 @@ class _Worker:
         self.job: StageJob = pickle.loads(task.payload)
         self.manifest = read_manifest(self.job.manifest)
         self._sources: OrderedDict[int, FrameSource] = OrderedDict()
-        self._constants: list[tuple[Detector, NDArray[np.uint8], Any]] = []
+        self._constants: list[tuple[Detector, NDArray[np.uint8], Detector, Any]] = []
         self._dark: NDArray[Any] | None = None
         self._gain: NDArray[Any] | None = None
         self._loaded = False
@@ -161,14 +161,18 @@ class _Worker:
 
     def constants(self, frame: Frame, mask: NDArray[np.uint8]) -> tuple[Detector, Any]:
         """Return the calibration of a frame's detector, and that detector as one object for all frames that share it."""
-        for detector, known, constants in self._constants:
-            same_mask = mask is known or np.array_equal(mask, known)
-            if same_mask and (frame.detector is detector or frame.detector == detector):
+        for seen, known, detector, constants in self._constants:
+            if mask is known and frame.detector is seen:
+                return detector, constants
+        for seen, known, detector, constants in self._constants:
+            if (frame.detector is seen or frame.detector == seen) and np.array_equal(mask, known):
+                # another file's copies of the same: remembered, so that they are compared once a file
+                self._constants = [(frame.detector, mask, detector, constants), *self._constants[:1]]
                 return detector, constants
         if not self._loaded:
             self._dark, self._gain, self._loaded = load_array(self.job.dark), load_array(self.job.gain), True
         constants = self.job.stills.calibrate.constants(frame.detector, mask, self._dark, self._gain)
-        self._constants = [(frame.detector, mask, constants), *self._constants[:1]]
+        self._constants = [(frame.detector, mask, frame.detector, constants), *self._constants[:1]]
         return frame.detector, constants
 
 
