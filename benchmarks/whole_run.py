@@ -186,7 +186,7 @@ def measure_pool(data: Path, copies: int = 20) -> list[Row]:
             path.symlink_to(folder / "stills.h5")
         job = write_job(work, files, folder / "stills.geom", extra="[report]\nenabled = false\n")
         rate: dict[int, list[float]] = {1: [], 2: []}
-        for attempt in range(3):
+        for attempt in range(5):
             for workers in (1, 2):
                 output = f"run{attempt}{workers}"
                 command = ["run", str(job), "--driver", "pool", "--workers", str(workers), "--only", "process", "--output", output]
@@ -196,7 +196,8 @@ def measure_pool(data: Path, copies: int = 20) -> list[Row]:
                 rate[workers].append((len(steady) - 1) / (steady[-1] - steady[0]))
                 shutil.rmtree(work / output)
         ratios = [two / one for one, two in zip(rate[1], rate[2], strict=True)]
-        text = f"{max(ratios):.2f} (of {', '.join(f'{r:.2f}' for r in ratios)}); one worker {max(rate[1]):.1f} units/s"
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        text = f"{statistics.median(ratios):.2f} (median of {each}); one worker {max(rate[1]):.1f} units/s"
         return [("two pool workers against one, units a second of wall time, first eighth left out", "≥ 1.9", text, "")]
 
 
