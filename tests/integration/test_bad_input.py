@@ -55,8 +55,11 @@ def run_inline(path: Path, output: Path, *options: object) -> Result:
         (["--set", "recipe=rotation"], ["recipe", "cannot be processed yet"]),
         (["--set", "nonsense"], ["write --set"]),
         (["--only", "integrate"], ["--only integrate", "known: cell, process, merge, report"]),
-        (["--set", "input.geometry=none.geom"], ["none.geom"]),
+        (["--set", "input.geometry=none.geom"], ["input.geometry", "none.geom: no such file"]),
         (["--set", "input.dark=none.npy"], ["none.npy"]),
+        (["--set", "input.mask=none.npy"], ["none.npy", "no such file"]),
+        (["--set", "index.cell=[79, 79, 38]"], ["index.cell: too few values"]),
+        (["--set", "index.cell=79 79 38 90 90 90"], ["index.cell: must be a list"]),
     ],
 )
 def test_wrong_jobs(experiment: Path, tmp_path: Path, options: list[str], words: list[str]) -> None:
@@ -66,6 +69,44 @@ def test_wrong_jobs(experiment: Path, tmp_path: Path, options: list[str], words:
 
 def test_missing_job(tmp_path: Path) -> None:
     refused(xfelproc("run", tmp_path / "none.toml"), "none.toml", "no such job file", "xfelproc init")
+
+
+def test_no_job_file(experiment: Path) -> None:
+    refused(xfelproc("run", experiment), "is a folder")
+    refused(xfelproc("run", experiment / "frames.h5"), "no job file")
+
+
+def with_values(experiment: Path, folder: Path, name: str, values: object) -> Path:
+    """Return a job over the experiment's frames, with a value in their file changed."""
+    shutil.copy(experiment / "frames.h5", folder)
+    with h5py.File(folder / "frames.h5", "r+") as file:
+        file[name][...] = values
+    shutil.copy(experiment / "job.toml", folder)
+    return folder / "job.toml"
+
+
+@pytest.mark.parametrize(
+    ("distance", "words"), [(-120.0, "source's side of the sample"), (0.0, "at the sample"), (np.nan, "finite")]
+)
+def test_impossible_distance_in_the_file(experiment: Path, tmp_path: Path, distance: float, words: str) -> None:
+    path = with_values(experiment, tmp_path, "entry/instrument/detector/transformations/distance", distance)
+    refused(run_inline(path, tmp_path / "run"), "frames.h5", words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_impossible_wavelengths_cost_their_frames(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
+    wrong = {0: np.nan, 3: -1.0, 23: 0.0}
+    with h5py.File(experiment / "frames.h5") as file:
+        values = file["entry/instrument/beam/incident_wavelength"][()]
+    values[list(wrong)] = list(wrong.values())
+    path = with_values(experiment, tmp_path, "entry/instrument/beam/incident_wavelength", values)
+    result = run_inline(path, tmp_path / "run")
+    assert result.code == 1, result.output
+    assert "3 of 24 frames failed" in result.output
+    found, reasons = statuses(tmp_path / "run", 12)
+    expected, _ = statuses(undisturbed, 12)
+    assert found == [FrameStatus.FAILED if frame in wrong else status for frame, status in enumerate(expected)]
+    assert all("wavelength" in reasons[frame] for frame in wrong)
 
 
 def statuses(run: Path, units: int) -> tuple[list[int], list[str]]:

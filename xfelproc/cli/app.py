@@ -122,7 +122,8 @@ def export(
     """Write results in another program's format."""
     from xfelproc.run.exporting import export as export_run
 
-    export_run(folder, to, output)
+    for path in export_run(folder, to, output):
+        typer.echo(f"wrote {path}")
 
 
 def simulate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -21,14 +22,16 @@ def collect_status(folder: Path) -> dict[str, Any]:
     directory = open_run(folder)
     manifest = directory.read_manifest()
     counts: Counter[str] = Counter()
-    units, frames, seconds = 0, 0, 0.0
+    units, frames = 0, 0
+    paces: list[float] = []
     for unit in range(manifest.n_units):
         header = read_header(shard_path(folder, "process", unit))
         if header is not None:
             counts.update(header.counts)
             units += 1
-            frames += int(manifest.offsets[unit + 1] - manifest.offsets[unit])
-            seconds += header.seconds
+            size = int(manifest.offsets[unit + 1] - manifest.offsets[unit])
+            frames += size
+            paces.append(1e3 * header.seconds / size)
     failures: Counter[str] = Counter()
     last: dict[str, Any] = {}
     for event in read_journal(folder):
@@ -45,7 +48,7 @@ def collect_status(folder: Path) -> dict[str, Any]:
         "units": {"done": units, "total": manifest.n_units},
         "frames": {"done": frames, "total": manifest.n_frames},
         "counts": dict(counts),
-        "cpu_ms_a_frame": 1e3 * seconds / frames if frames else None,
+        "cpu_ms_a_frame": median(paces) if paces else None,
         "failures": dict(failures.most_common(5)),
         "exit_code": last.get("exit_code"),
         "merged": merged["overall"] if merged and not merged["empty"] else None,
@@ -66,7 +69,7 @@ def show_status(folder: Path, as_json: bool) -> None:
         rates(Counter(status["counts"])),
     ]
     if status["cpu_ms_a_frame"] is not None:
-        lines.append(f"{status['cpu_ms_a_frame']:.1f} ms CPU a frame")
+        lines.append(f"{status['cpu_ms_a_frame']:.1f} ms CPU a frame, in the median unit")
     lines += [f"failed: {count} x {reason}" for reason, count in status["failures"].items()]
     if status["holder"]:
         lines.append(f"process {status['holder']['pid']} on {status['holder']['host']} is at work")

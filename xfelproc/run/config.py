@@ -157,8 +157,12 @@ def load_document(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such job file; 'xfelproc init {path}' writes a template") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: this is no job file (TOML text); 'xfelproc init job.toml' writes a template") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: is a folder: name the job file in it") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: this is not TOML: {error}") from error
 

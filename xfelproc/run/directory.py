@@ -175,8 +175,10 @@ def open_run(path: Path) -> RunDirectory:
     run = RunDirectory(path)
     if not run.exists():
         raise ConfigError(f"{path} is no run directory: there is no job.toml in it")
+    if not run.manifest.is_file():
+        raise ConfigError(f"{path}: no run was started here (no manifest.h5): run its job first")
     try:
         run.read_manifest()
     except DataError as error:
-        raise ConfigError(f"{path}: the run was never started, or its manifest is damaged: run its job again ({error})") from error
+        raise ConfigError(f"{path}: the manifest is damaged: run its job again ({error})") from error
     return run

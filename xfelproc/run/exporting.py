@@ -148,8 +148,8 @@ def _event(source: FrameSource, index: int) -> str:
 EXPORTERS = {"mtz": export_mtz, "geom": export_geom, "dials": export_dials, "stream": export_stream}
 
 
-def export(folder: Path, to: str, output: Path) -> None:
-    """Write results of a run.
+def export(folder: Path, to: str, output: Path) -> list[Path]:
+    """Write results of a run; return the files written.
 
     Raises
     ------
@@ -158,4 +158,7 @@ def export(folder: Path, to: str, output: Path) -> None:
     """
     if to not in EXPORTERS:
         raise ConfigError(f"--to {to}: not known (known: {', '.join(EXPORTERS)})")
+    if to == "dials" and output.suffix == ".refl":
+        output = output.with_suffix(".expt")
     EXPORTERS[to](FinishedRun.open(folder), output)
+    return [output, output.with_suffix(".refl")] if to == "dials" else [output]

@@ -48,9 +48,11 @@ def _line(detail: Any, model: type[BaseModel]) -> str:
         tag = detail["ctx"].get("tag", given)
         return f"{where}: {tag!r} is not known{_suggestion(str(tag), known)}"
     if kind == "missing" and path[-1].isdigit():
-        return f"{'.'.join(path[:-1])}: too few values"
+        return f"{'.'.join(path[:-1])}: too few values (it is {given!r})"
     if kind == "missing":
         return f"{where}: must be given"
+    if kind == "tuple_type":
+        return f"{where}: must be a list in brackets (it is {given!r})"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     prefix = "must be " if detail["msg"].startswith("Input should be ") else ""
     shown = "" if isinstance(given, dict) else f" (it is {given!r})"

@@ -13,6 +13,7 @@ from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size
 from xfelproc.io.sources.base import FrameSource
 from xfelproc.io.sources.files import Chosen, expand_inputs
+from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
@@ -40,6 +41,8 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
         If no source can be opened, no frame is chosen, or the recipe does not exist.
     """
     settings = config.input.settings()
+    if settings.geometry is not None and not settings.geometry.is_file():
+        raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
     rows: list[tuple[str, int, int, int, int, str]] = []
     experiment: Experiment | None = None
     frames: list[NDArray[np.int64]] = []
@@ -51,8 +54,9 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
             with opener(path, settings) as source:
                 n_frames, chunk = source.n_frames, source.chunk_frames
                 if experiment is None:
-                    experiment = source.experiment(0)
-                    check_calibration(config, experiment, source)
+                    found = first_experiment(source)
+                    check_calibration(config, found, source)
+                    experiment = found
         except (DataError, OSError) as problem:
             error = str(problem)
         frames.append(_listed(path, listed, n_frames, error))
@@ -63,8 +67,28 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
     return Plan(_manifest(config, SourceTable(None, **columns), frames), experiment, _recipe(config, experiment))
 
 
+def first_experiment(source: FrameSource) -> Experiment:
+    """Return the models of a frame: the first, or if it is no good the middle or the last one.
+
+    Raises
+    ------
+    DataError
+        If none of them is any good; that of the first.
+    """
+    problems = []
+    for index in dict.fromkeys((0, source.n_frames // 2, source.n_frames - 1)):
+        try:
+            experiment = source.experiment(index)
+            check_distance(experiment.detector, experiment.beam, source.path, index)
+        except DataError as problem:
+            problems.append(problem)
+        else:
+            return experiment
+    raise problems[0]
+
+
 def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSource) -> None:
-    """See that dark and gain can be read and fit the detector.
+    """See that mask, dark and gain can be read and fit the detector.
 
     Raises
     ------
@@ -72,7 +96,7 @@ def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSo
         If they do not.
     """
     dark, gain = load_array(config.input.dark), load_array(config.input.gain)
-    if dark is not None or gain is not None:
+    if dark is not None or gain is not None or config.input.mask is not None:
         config.section("calibrate").constants(experiment.detector, source.static_mask(), dark, gain)
 
 

@@ -22,6 +22,7 @@ from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.manifest import Manifest, read_manifest
 from xfelproc.io.shards import ShardHeader, UnitImages, read_header, shard_path, write_shard
 from xfelproc.io.sources.base import FrameSource
+from xfelproc.io.sources.overrides import check_distance
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.kernels.accumulate import accumulate_binned
 from xfelproc.models.conventions import FrameStatus
@@ -169,6 +170,7 @@ class _Worker:
                 # another file's copies of the same: remembered, so that they are compared once a file
                 self._constants = [(frame.detector, mask, detector, constants), *self._constants[:1]]
                 return detector, constants
+        check_distance(frame.detector, frame.beam, str(self.manifest.sources["path"][frame.ref.source]), frame.ref.index)
         if not self._loaded:
             self._dark, self._gain, self._loaded = load_array(self.job.dark), load_array(self.job.gain), True
         constants = self.job.stills.calibrate.constants(frame.detector, mask, self._dark, self._gain)

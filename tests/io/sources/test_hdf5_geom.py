@@ -341,3 +341,15 @@ def test_simulated_stills(shared_data: Path) -> None:
     experiment = source.experiment(0)
     assert beam_center(experiment.detector, experiment.beam) == pytest.approx((1003.2, 998.3), abs=1e-6)
     assert experiment.beam.wavelength == pytest.approx(1.305097, abs=1e-6)
+
+
+def test_the_detector_does_not_depend_on_the_frame_read_first(tmp_path: Path) -> None:
+    energy, encoder = np.array([np.nan, 9100.0, 9200, 9300]), np.full(4, 50.0)
+    mask = np.ones((48, 64), dtype=np.uint16)
+    path = make.write(tmp_path / "a.h5", make.frames(4), instrument__energy=energy, instrument__encoder=encoder, entry__mask=mask)
+    first, last = (source_of(path, make.geom(tmp_path, SLAB)) for _ in range(2))
+    assert first.experiment(1).detector == last.experiment(3).detector
+    assert last.experiment(3).detector.panels[0].gain == pytest.approx(9.1)
+    with pytest.raises(DataError, match="instrument/energy is nan"):
+        first.experiment(0)
+    assert first.static_mask().shape == (3, 24, 32)

@@ -208,6 +208,23 @@ def test_spectra_are_reduced_to_their_mean(tmp_path: Path) -> None:
     assert [open_hdf5(path).experiment(k).beam.wavelength for k in (0, 1)] == pytest.approx([1.15, 1.05])
 
 
+def test_the_detector_does_not_depend_on_the_frame_read_first(tmp_path: Path) -> None:
+    path = nexus(tmp_path / "a.nxs", make.frames(4))
+    with h5py.File(path, "a") as file:
+        beam = file["entry/instrument/beam"]
+        del beam["incident_wavelength"]
+        beam.create_dataset("incident_wavelength", data=[np.nan, 1.3, 1.2, 0.0]).attrs["units"] = "angstrom"
+        beam.create_dataset("incident_wavelength_spread", data=0.013).attrs["units"] = "angstrom"
+    for settings in (SourceSettings(), SourceSettings(sensor_material="Si", sensor_thickness=0.45)):
+        first, last = (open_hdf5(path, settings) for _ in range(2))
+        assert first.experiment(1).beam.bandwidth == pytest.approx(0.01)
+        last.static_mask()
+        assert last.experiment(2).detector == first.experiment(1).detector
+    for frame in (0, 3):
+        with pytest.raises(DataError, match=r"input\.wavelength"):
+            first.experiment(frame)
+
+
 def test_a_detector_that_moves(tmp_path: Path) -> None:
     path = nexus(tmp_path / "a.nxs", make.frames(4))
     with h5py.File(path, "a") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class NexusFile:
             return float("nan")
         return self.wavelengths[index] if len(self.wavelengths) > 1 else self.wavelengths[0]
 
+    def reference_wavelength(self) -> float:
+        """Return the wavelength in Å of the first frame that has a possible one; NaN if none has.
+
+        What belongs to the detector (attenuation) is taken at it: it must not depend on which frame is read first.
+        """
+        return _first_possible(self.wavelengths)
+
     def geometry_key(self, index: int) -> tuple[float, ...]:
         """Return what the detector's position at a frame depends on."""
         axes = {a.path: a for m in self.modules for a in (*m.chain, *m.slow_chain)}
@@ -69,7 +77,7 @@ class NexusFile:
 
     def detector(self, index: int = 0) -> Detector:
         """Return the detector at a frame, in our laboratory frame."""
-        mu = attenuation(self.material, self.wavelength()) if self.wavelengths else 0.0
+        mu = attenuation(self.material, self.reference_wavelength())
         panels = tuple(self._panel(m, index, mu) for m in self.modules)
         return Detector(panels, _hierarchy(self.modules, index))
 
@@ -249,7 +257,7 @@ def _beam(entry: Any, instrument: Any, notes: list[str]) -> tuple[tuple[float, .
     for group in places:
         values = _wavelengths(group)
         if values.size:
-            beam = _polarised(group, float(values[0]), notes)
+            beam = _polarised(group, _first_possible(values.tolist()), notes)
             break
     if not values.size:
         single = number(instrument, _WAVELENGTHS, 1.0, "beam/wavelength", "monochromator/wavelength")
@@ -260,6 +268,10 @@ def _beam(entry: Any, instrument: Any, notes: list[str]) -> tuple[tuple[float, .
     elif np.ptp(values) == 0:
         values = values[:1]
     return tuple(float(v) for v in values), beam
+
+
+def _first_possible(wavelengths: Sequence[float]) -> float:
+    return next((value for value in wavelengths if 0 < value < 1000), float("nan"))
 
 
 def _wavelengths(group: Any) -> Floats:

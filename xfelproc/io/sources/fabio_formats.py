@@ -66,6 +66,13 @@ class _Messages(logging.Handler):
         self.logger.propagate = self.propagate
 
 
+def _other_use(path: Path) -> str:
+    """Say what a file is for that is no image, by its suffix; empty if unknown."""
+    uses = {".geom": "a geometry: name it in input.geometry", ".expt": "a geometry: name it in input.geometry"}
+    uses |= {".toml": "a job file: xfelproc run takes it", ".stream": "results of CrystFEL", ".refl": "reflections of DIALS"}
+    return uses.get(path.suffix.lower(), "")
+
+
 def _open(path: Path) -> Any:
     """Return fabio's image.
 
@@ -83,8 +90,7 @@ def _open(path: Path) -> Any:
             image.data  # noqa: B018  (decoded here, while the unwrapped copy exists)
         except _ERRORS as error:
             raise DataError(
-                f"is no image that can be read ({type(error).__name__}: {error}): see that it is complete and of a known format",
-                path,
+                f"is no image that can be read ({_other_use(path) or error}): see that it is complete and of a known format", path
             ) from error
     if messages.incomplete():
         raise DataError(f"is cut short ({messages.incomplete()}): copy it again from its origin, or leave it out", path)

@@ -86,11 +86,14 @@ def _files(pattern: str, base: Path) -> list[Path]:
         matches = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207  (absolute patterns, too)
         files = sorted((p for p in matches if p.is_file()), key=natural_key)
         if not files:
-            raise ConfigError(
-                f"{pattern}: no file matches this pattern: correct it (relative patterns start from {base.resolve()})"
-            )
+            raise ConfigError(f"{pattern}: no file matches this pattern: correct it{_start(pattern, base, 'patterns')}")
         return files
-    raise ConfigError(f"{pattern}: no such file: correct the path (relative paths start from {base.resolve()})")
+    raise ConfigError(f"{pattern}: no such file: correct the path{_start(pattern, base)}")
+
+
+def _start(pattern: str, base: Path, what: str = "paths") -> str:
+    """Say where a relative path starts from."""
+    return "" if Path(pattern).is_absolute() else f" (relative {what} start from {base.resolve()})"
 
 
 def _expand_list(path: Path, lists: tuple[Path, ...]) -> list[tuple[Path, int | None]]:
@@ -127,7 +130,7 @@ def _split_event(entry: str, folder: Path) -> tuple[str, int | None]:
 def _file(name: str, base: Path) -> Path:
     path = base / Path(name).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{name}: no such file: correct the path (relative paths start from {base.resolve()})")
+        raise ConfigError(f"{name}: no such file: correct the path{_start(name, base)}")
     return path
 
 

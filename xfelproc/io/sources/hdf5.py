@@ -10,7 +10,16 @@ from xfelproc.io.exchange.nexus_read import is_nexus, read_nexus
 from xfelproc.io.sources.base import FrameSource
 from xfelproc.io.sources.hdf5_file import Hdf5Pool
 from xfelproc.io.sources.hdf5_geom import GeomDescription
-from xfelproc.io.sources.hdf5_layout import Layout, Part, chunk_frames, find_frames, layout_of_geom, segments_of, slots_of_detector
+from xfelproc.io.sources.hdf5_layout import (
+    Layout,
+    Part,
+    chunk_frames,
+    find_frames,
+    layout_of_geom,
+    segments_of,
+    slots_of_detector,
+    what_looks_like_frames,
+)
 from xfelproc.io.sources.hdf5_source import Hdf5Source, PlainDescription, check_dtype
 from xfelproc.io.sources.nexus import describe_nexus
 from xfelproc.io.sources.overrides import load_reference
@@ -46,7 +55,10 @@ def open_hdf5(path: str | Path, settings: SourceSettings | None = None) -> Frame
         return Hdf5Source(where, layout, description, pool)
     if chosen.geometry is not None:
         return _open_with_detector(where, chosen, pool)
-    raise ConfigError(f"{where}: nothing in the file says where its panels are: set input.geometry (.geom, .expt or NeXus)")
+    raise ConfigError(
+        f"{where}: nothing in the file says where its panels are ({what_looks_like_frames(where, pool)}): "
+        "name a .geom, .expt or NeXus file in input.geometry, or with inspect --geometry"
+    )
 
 
 def _open_with_geom(path: str, geom: GeomFile, settings: SourceSettings, pool: Hdf5Pool) -> FrameSource:

@@ -32,12 +32,16 @@ class GeomDescription(Description):
     format: str = "HDF5 with a CrystFEL geometry"
     _arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _detectors: dict[tuple[float, ...], Detector] = field(default_factory=dict)
+    _first_frame: tuple[dict[str, float], Beam] | None = None
     _per_frame: list[tuple[int, MaskSpec]] | None = None
 
     def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
         """Return the models of a frame."""
-        names = self.geom.paths()
-        values = {name: self._value(name, index, pool) for name in names}
+        values = {name: self._value(name, index, pool) for name in self.geom.paths()}
+        beam = override_beam(self._beam(values, index), self.settings)
+        return Experiment(beam, self._detector(values, pool), image=(self.path, index))
+
+    def _beam(self, values: dict[str, float], index: int) -> Beam:
         wavelength = self.settings.wavelength or self.geom.wavelength(values)
         if wavelength is None:
             raise ConfigError(
@@ -50,18 +54,38 @@ class GeomDescription(Description):
                 self.path,
                 index,
             )
-        beam = Beam(wavelength=wavelength, bandwidth=self.geom.bandwidth)
+        return Beam(wavelength=wavelength, bandwidth=self.geom.bandwidth)
+
+    def _detector(self, values: dict[str, float], pool: Hdf5Pool) -> Detector:
+        """Return the detector at a frame's values: one object as long as it does not move.
+
+        What goes by the wavelength (gains, attenuation) is that of the first frame that has one, whichever frame is read first.
+        """
         lengths = {q.path for p in self.geom.panels if (q := p.clen) is not None} | {
             q.path for q in self.geom.shift if q is not None
         }
-        key = tuple(values[name] for name in names if name in lengths)
+        key = tuple(value for name, value in values.items() if name in lengths)
         if key not in self._detectors:
-            # gains that go by photon energy take the first frame's, so that the detector stays one object
-            detector = self.geom.detector(values)
-            full = apply_settings(Experiment(beam, detector), self.settings)
+            moved = {name: value for name, value in values.items() if name in lengths}
+            first, beam = self._first(pool)
+            full = apply_settings(Experiment(beam, self.geom.detector({**first, **moved})), self.settings)
             self._check(full)
             self._detectors[key] = full.detector
-        return Experiment(override_beam(beam, self.settings), self._detectors[key], image=(self.path, index))
+        return self._detectors[key]
+
+    def _first(self, pool: Hdf5Pool) -> tuple[dict[str, float], Beam]:
+        """Return the values and the beam of the first frame that has them all."""
+        if self._first_frame is None:
+            for index in range(self.part.ends[-1]):
+                try:
+                    values = {name: self._value(name, index, pool) for name in self.geom.paths()}
+                    self._first_frame = values, self._beam(values, index)
+                    break
+                except DataError:
+                    if index == self.part.ends[-1] - 1:
+                        raise
+        assert self._first_frame is not None
+        return self._first_frame
 
     def incomplete(self, pool: Hdf5Pool) -> Experiment:
         """Return what is known of the first frame."""
@@ -108,7 +132,7 @@ class GeomDescription(Description):
 
     def static_mask(self, pool: Hdf5Pool) -> Mask:
         """Return the mask common to all frames."""
-        detector = self.experiment(0, pool).detector
+        detector = self._detector(self._first(pool)[0], pool)
         own = self.geom.region_mask(detector)
         per_frame = self._per_frame_masks(pool)
         self._add_masks(own, [x for x in self._masks() if x not in per_frame], None, pool)

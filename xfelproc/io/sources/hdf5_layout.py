@@ -318,18 +318,31 @@ def find_frames(path: str, pool: Hdf5Pool) -> str:
     DataError
         If there is none, or more than one.
     """
-    found: list[str] = []
+    found = _frame_like(path, pool)
+    if len(found) == 1:
+        return next(iter(found))
+    raise DataError(f"{what_looks_like_frames(path, pool)}; name the one to use in input.data_path", path)
+
+
+def what_looks_like_frames(path: str, pool: Hdf5Pool) -> str:
+    """Say which datasets of a file look like frames."""
+    found = [f"{name} {shape}" for name, shape in _frame_like(path, pool).items()]
+    if len(found) == 1:
+        return f"{found[0]} looks like frames"
+    return "no dataset looks like frames" if not found else f"several datasets look like frames: {', '.join(found[:8])}"
+
+
+def _frame_like(path: str, pool: Hdf5Pool) -> dict[str, tuple[int, ...]]:
+    """Return paths and shapes of the datasets of numbers with at least two axes of 64 or more."""
+    found: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, item: Any) -> None:
         shape = getattr(item, "shape", None)
         if shape is not None and len(shape) >= 2 and min(shape[-2:]) >= 64 and item.dtype.kind in "iuf":
-            found.append("/" + name)
+            found["/" + name] = tuple(map(int, shape))
 
     pool.file(path).visititems(visit)
-    if len(found) == 1:
-        return found[0]
-    what = "no dataset looks like frames" if not found else f"several datasets look like frames: {', '.join(found[:8])}"
-    raise DataError(f"{what}; name the one to use in input.data_path", path)
+    return found
 
 
 def probe(path: str) -> None:

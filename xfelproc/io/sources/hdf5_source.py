@@ -82,7 +82,7 @@ class Hdf5Source(FrameSource):
         """Return what is in the file, without reading pixels."""
         try:
             experiment, missing = self.description.experiment(0, self._pool), tuple[str, ...]()
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             experiment, missing = self.description.incomplete(self._pool), (str(error),)
         return SourceSummary(
             path=self.path,

@@ -36,23 +36,29 @@ class NexusDescription(Description):
     reference: Experiment | None = None
     _detectors: dict[tuple[float, ...], Detector] = field(default_factory=dict)
 
-    def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
-        """Return the models of a frame."""
+    def _detector(self, index: int) -> Detector:
         key = self.nexus.geometry_key(index)
         if key not in self._detectors:
             header = self.nexus.experiment(index)
-            if self.settings.wavelength is not None:
-                header = replace(header, beam=replace(header.beam, wavelength=self.settings.wavelength))
+            wavelength = self.settings.wavelength or self.nexus.reference_wavelength()
+            header = replace(header, beam=replace(header.beam, wavelength=wavelength))
             self._detectors[key] = apply_settings(header, self.settings, self.reference).detector
+        return self._detectors[key]
+
+    def experiment(self, index: int, pool: Hdf5Pool) -> Experiment:
+        """Return the models of a frame."""
+        detector = self._detector(index)
         wavelength = self.nexus.wavelength(index)
         base = replace(self.nexus.beam, wavelength=wavelength)
         if self.reference is not None:
             given = self.reference.beam
             base = given if given.wavelength > 0 else replace(given, wavelength=wavelength)
         beam = override_beam(base, self.settings)
+        if not self.nexus.wavelengths and not 0 < beam.wavelength < 1000:
+            raise ConfigError(f"{self.path}: the file gives no wavelength, nor does the job: set input.wavelength")
         if not 0 < beam.wavelength < 1000:
-            raise ConfigError(f"{self.path} frame {index}: the file gives the wavelength {wavelength} Å: set input.wavelength")
-        return Experiment(beam, self._detectors[key], self.nexus.goniometer, self.nexus.scan, image=(self.path, index))
+            raise DataError(f"the file gives the wavelength {wavelength} Å: set input.wavelength", self.path, index)
+        return Experiment(beam, detector, self.nexus.goniometer, self.nexus.scan, image=(self.path, index))
 
     def incomplete(self, pool: Hdf5Pool) -> Experiment:
         """Return what is known of the first frame."""
@@ -60,7 +66,7 @@ class NexusDescription(Description):
 
     def static_mask(self, pool: Hdf5Pool) -> Mask:
         """Return the mask common to all frames."""
-        detector = self.experiment(0, pool).detector
+        detector = self._detector(0)
         own = None
         if self.nexus.pixel_mask:
             values = self._pixel_mask(pool)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.errors import ConfigError
+from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.attenuation import MATERIALS, attenuation
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Beam, Detector, Experiment, Panel, as_vector
@@ -54,6 +54,22 @@ def beam_center(detector: Detector, beam: Beam, panel: int = 0) -> tuple[float, 
         )
     size = detector.panels[panel].pixel_size
     return (float(x / z / size[0]), float(y / z / size[1]))
+
+
+def check_distance(detector: Detector, beam: Beam, path: str | None = None, frame: int | None = None) -> None:
+    """See that the beam can reach the detector.
+
+    Raises
+    ------
+    DataError
+        If the detector is at the sample (headers say 0 for what they do not know) or on the source's side of it.
+    """
+    distance = detector_distance(detector, beam)
+    if not distance > 1e-9:
+        where = "at the sample" if abs(distance) <= 1e-9 else "on the source's side of the sample"
+        raise DataError(
+            f"the detector is {where}, at a distance of {distance:.4g} mm: set input.distance, or give a geometry file", path, frame
+        )
 
 
 def with_distance(detector: Detector, beam: Beam, distance: float) -> Detector:
