@@ -28,8 +28,9 @@ _TABLES: dict[str, type[Table]] = {
     "reflections": ReflectionTable,
 }
 
-SCHEMA = f"{zlib.crc32(repr([(name, kind.SCHEMA) for name, kind in _TABLES.items()]).encode()):08x}"
-"""Of the columns: a shard with others is not done."""
+_COLUMNS = [(name, [(c.name, c.dtype, c.unit, c.shape) for c in kind.SCHEMA]) for name, kind in _TABLES.items()]
+SCHEMA = f"{zlib.crc32(repr(_COLUMNS).encode()):08x}"
+"""Of the columns, their types and units: a shard with others is not done."""
 
 
 @dataclass(frozen=True)
