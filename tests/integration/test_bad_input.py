@@ -76,6 +76,14 @@ def test_no_job_file(experiment: Path) -> None:
     refused(xfelproc("run", experiment / "frames.h5"), "no job file")
 
 
+def test_a_job_file_is_not_overwritten(experiment: Path, tmp_path: Path) -> None:
+    path = job(tmp_path, (experiment / "job.toml").read_text().replace("frames.h5", str(experiment / "frames.h5")))
+    before = path.read_bytes()
+    refused(run_inline(path, tmp_path), "not of a run", "--output")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
 def with_values(experiment: Path, folder: Path, name: str, values: object) -> Path:
     """Return a job over the experiment's frames, with a value in their file changed."""
     shutil.copy(experiment / "frames.h5", folder)

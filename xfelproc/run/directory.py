@@ -52,8 +52,8 @@ class RunDirectory:
         return self.path / "report.html"
 
     def exists(self) -> bool:
-        """Return whether this is a run directory."""
-        return self.job.is_file()
+        """Return whether this is a run directory: a folder with a job file alone may be the user's own."""
+        return self.job.is_file() and (self.manifest.is_file() or self.gather.is_dir())
 
     def has_shards(self) -> bool:
         """Return whether some unit is done."""
@@ -72,7 +72,7 @@ class RunDirectory:
         if (
             self.path.is_dir()
             and not self.exists()
-            and any(p.name not in (*OWN, *OWN_FOLDERS, "lock") for p in self.path.iterdir())
+            and (self.job.exists() or any(p.name not in (*OWN, *OWN_FOLDERS, "lock") for p in self.path.iterdir()))
         ):
             raise RunDirectoryError(f"{self.path} holds files that are not of a run: choose another --output")
         try:
@@ -139,7 +139,7 @@ class RunDirectory:
             If this is no run directory.
         """
         if not self.exists():
-            raise ConfigError(f"{self.path} is no run directory: there is no job.toml in it")
+            raise ConfigError(f"{self.path} is no run directory: there is no job.toml with a manifest.h5 in it")
         return read_manifest(self.manifest)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -174,7 +174,7 @@ def open_run(path: Path) -> RunDirectory:
     """
     run = RunDirectory(path)
     if not run.exists():
-        raise ConfigError(f"{path} is no run directory: there is no job.toml in it")
+        raise ConfigError(f"{path} is no run directory: there is no job.toml with a manifest.h5 in it")
     if not run.manifest.is_file():
         raise ConfigError(f"{path}: no run was started here (no manifest.h5): run its job first")
     try:
