@@ -57,7 +57,7 @@ class Execution(Parameters):
         int | None, Field(ge=1, le=100_000, description="frames a work unit; None: clamp(frames / 128, 8, 500)")
     ] = None
     unit_timeout: Annotated[
-        float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 60 s")
+        float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 600 s")
     ] = None
     max_failed: Annotated[float, Field(ge=0, le=1, description="fraction of frames that may fail before the exit code is 1")] = 0.01
 

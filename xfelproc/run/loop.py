@@ -23,9 +23,10 @@ POLL = 0.5
 """Seconds between looks at timeouts and interrupts."""
 GRACE = 20.0
 """Seconds that units in flight get to finish after an interrupt."""
-SHORTEST_TIMEOUT = 60.0
+SHORTEST_TIMEOUT = 600.0
 TIMEOUT_MEDIANS = 30.0
-"""A unit may take this many times the median of the units done, and never less than `SHORTEST_TIMEOUT` seconds."""
+"""A unit may take this many times the median of the units done, and never less than `SHORTEST_TIMEOUT` seconds: a
+worker's first unit may have to compile every kernel, beside others that do."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run is resumable
