@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
 from xfelproc.io.exchange.nexus_axes import ANGLES, LENGTHS, Axis, factor_of, frame_of, read_axis, read_chain, text
+from xfelproc.io.exchange.nexus_fields import find, number, scalar
 from xfelproc.io.sources.attenuation import attenuation, material_of
 from xfelproc.models.conventions import FLIP_XZ, HC
 from xfelproc.models.experiment import Beam, Detector, DetectorGroup, Experiment, Goniometer, Panel, Scan, as_vector
@@ -131,39 +132,6 @@ def _node(name: str, members: list[int], outwards: list[tuple[Axis, ...]], depth
             children.append(_node(key.rsplit("/", 1)[-1], inside, outwards, depth, index))
     frame = FLIP_XZ @ rotation
     return DetectorGroup(name, tuple(children), as_vector(frame[:, 0]), as_vector(frame[:, 1]), as_vector(FLIP_XZ @ move))
-
-
-def find(group: Any, nx_class: str, *names: str) -> list[Any]:
-    """Return the groups below ``group`` of an NX class, or of one of ``names`` where classes are missing."""
-    found = []
-    for name in group:
-        try:
-            child = group[name]
-        except (KeyError, OSError, RuntimeError):
-            continue
-        if isinstance(child, h5py.Group) and (text(child.attrs.get("NX_class", "")) == nx_class or name in names):
-            found.append(child)
-    return found
-
-
-def scalar(group: Any, *names: str) -> Any:
-    """Return the first dataset there is, or None."""
-    for name in names:
-        if name in group and isinstance(group[name], h5py.Dataset) and group[name].size:
-            return group[name]
-    return None
-
-
-def number(group: Any, table: dict[str, float] | None, default: float, *names: str) -> float | None:
-    """Return the first number there is, in our unit (``table``; ``default`` where the unit is missing)."""
-    dataset = scalar(group, *names)
-    if dataset is None:
-        return None
-    try:
-        value = float(np.asarray(dataset[()], dtype=np.float64).reshape(-1)[0])
-    except (TypeError, ValueError):
-        return None
-    return value * (1.0 if table is None else factor_of(text(dataset.attrs.get("units", "")), table, default))
 
 
 def is_nexus(file: Any) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.exchange.nexus_axes import text
-from xfelproc.io.exchange.nexus_read import Module, NexusFile, find
+from xfelproc.io.exchange.nexus_fields import find
+from xfelproc.io.exchange.nexus_read import Module, NexusFile
 from xfelproc.io.sources.hdf5_file import Hdf5Pool, broken_link, get_dataset
 from xfelproc.io.sources.hdf5_layout import Layout, Part, Segment, Slot, check_slots, chunk_frames, segments_of, slots_of_detector
 from xfelproc.io.sources.hdf5_source import Description, Mask
