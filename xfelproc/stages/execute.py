@@ -29,7 +29,8 @@ from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame, FrameRef, WorkUnit
 from xfelproc.stages.inputs import load_array
-from xfelproc.stages.stills import Stills, UnitBuilder, process
+from xfelproc.stages.stills import STEPS, Stills, UnitBuilder, process
+from xfelproc.stages.worker_log import WorkerLog
 
 Opener = Callable[[str, SourceSettings], FrameSource]
 
@@ -124,12 +125,14 @@ class _Worker:
         folder = self.job.run / "logs" / "inflight"
         make_folder(folder)
         self._inflight = os.open(folder / f"{socket.gethostname()}-{os.getpid()}", os.O_WRONLY | os.O_CREAT, 0o644)
+        self.log = WorkerLog(self.job.run, self.job.stage)
 
     def close(self) -> None:
         """Release files."""
         for source in self._sources.values():
             source.close()
         os.close(self._inflight)
+        self.log.close()
 
     def mark(self, unit: int, row: int, since: float) -> None:
         """Record what is about to be done (unit -1: nothing) and when the unit began.
@@ -199,18 +202,23 @@ def execute(task: UnitTask) -> UnitSummary:
         If the shard cannot be written.
     """
     worker = _worker(task)
-    job, begun = worker.job, time.process_time()
-    since = time.time()
+    job = worker.job
     unit, lineage = worker.manifest.unit(task.unit), unit_lineage(job, worker.manifest, task.unit)
-    path = shard_path(job.run, job.stage, task.unit)
-    published = read_header(path)
+    published = read_header(shard_path(job.run, job.stage, task.unit))
     if published is not None and published.lineage == lineage:  # an attempt given up for lost had finished: the first shard wins
         return UnitSummary(job.stage, task.unit, published.counts, published.seconds, str(os.getpid()))
-    builder, images, tracebacks = UnitBuilder(), _Images(job.images and task.unit % IMAGE_UNITS == 0), []
-    quarantined = dict(task.quarantined)
+    with worker.log.unit(unit):
+        return _execute(worker, unit, lineage, dict(task.quarantined))
+
+
+def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[int, str]) -> UnitSummary:
+    job, begun, since = worker.job, time.process_time(), time.time()
+    builder, images, tracebacks = UnitBuilder(), _Images(job.images and unit.index % IMAGE_UNITS == 0), []
     for row, ref in enumerate(unit.frames):
+        worker.log.frame(row, ref)
         if row in quarantined:
             builder.fail(ref, quarantined[row])
+            worker.log.failed(quarantined[row])
             continue
         worker.mark(unit.index, row, since)
         try:
@@ -219,22 +227,27 @@ def execute(task: UnitTask) -> UnitSummary:
             raise
         except DataError as error:
             builder.fail(ref, str(error))
+            worker.log.failed(str(error))
         except Exception as error:  # noqa: BLE001 - the per-frame boundary: a bug costs one frame, and keeps its traceback
             builder.fail(ref, f"{type(error).__name__}: {error}")
+            worker.log.failed(f"{type(error).__name__}: {error}", bug=True)
             tracebacks.append(f"source {ref.source} frame {ref.index} (row {row})\n{traceback.format_exc()}")
+    worker.log.frames_done()
     result = builder.build()
     seconds = time.process_time() - begun
     counts = {status.name: int(np.sum(result.frames["status"] == status)) for status in FrameStatus}
     counts |= {"LATTICES": len(result.lattices), "REFLECTIONS": len(result.reflections)}
+    path = shard_path(job.run, job.stage, unit.index)
     make_folder(path.parent)
-    write_shard(path, ShardHeader(task.unit, lineage, job.instructions, counts, seconds, path), result, images.result())
+    write_shard(path, ShardHeader(unit.index, lineage, job.instructions, counts, seconds, path), result, images.result())
     if tracebacks:
         _publish_log(job, unit, tracebacks)
     worker.mark(-1, -1, since)
+    worker.log.unit_done(counts, dict(zip(STEPS, map(float, result.frames["times"].sum(axis=0)), strict=True)), seconds)
     failed = result.frames["status"] == FrameStatus.FAILED
     reasons, numbers = np.unique(result.frames["reason"][failed].astype(str), return_counts=True)
     failures = tuple(zip(map(str, reasons[:3]), map(int, numbers[:3]), strict=True))
-    return UnitSummary(job.stage, task.unit, counts, seconds, str(os.getpid()), failures)
+    return UnitSummary(job.stage, unit.index, counts, seconds, str(os.getpid()), failures)
 
 
 def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Images) -> None:
@@ -252,9 +265,10 @@ def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Im
 
 
 def _publish_log(job: StageJob, unit: WorkUnit, tracebacks: list[str]) -> None:
-    folder = job.run / "logs" / job.stage
-    make_folder(folder)
-    write_atomic(folder / f"{unit.index:06d}.log", "\n".join(tracebacks).encode())
+    shard = shard_path(job.run, job.stage, unit.index)
+    path = job.run / "logs" / shard.relative_to(job.run / "shards").with_suffix(".log")  # at most a thousand to a folder, as shards
+    make_folder(path.parent)
+    write_atomic(path, "\n".join(tracebacks).encode())
 
 
 class _Images:
