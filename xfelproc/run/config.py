@@ -49,12 +49,15 @@ class Input(SourceSettings):
 
 
 class Execution(Parameters):
-    """Section ``[execution]``: where the work is done. Nothing here but ``unit_size`` touches the results' grouping."""
+    """Section ``[execution]``: where the work is done. Of it only ``unit_size`` and ``fold_size`` touch the results' grouping."""
 
     driver: Annotated[Literal["inline", "pool"], Field(description="inline: in this process; pool: worker processes")] = "pool"
     workers: Annotated[int | None, Field(ge=1, le=4096, description="worker processes; None: as many as CPUs")] = None
     unit_size: Annotated[
         int | None, Field(ge=1, le=100_000, description="frames a work unit; None: clamp(frames / 128, 8, 500)")
+    ] = None
+    fold_size: Annotated[
+        int | None, Field(ge=1, description="frames a leaf of the folds over the shards; None: 1000, or what gives 256 leaves")
     ] = None
     unit_timeout: Annotated[
         float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 600 s")

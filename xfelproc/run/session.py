@@ -12,11 +12,13 @@ from typing import Any, Protocol
 
 from xfelproc.drivers.base import Driver
 from xfelproc.io.manifest import Manifest
+from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import CellTarget
 from xfelproc.run.config import JobConfig
 from xfelproc.run.directory import RunDirectory
+from xfelproc.run.folding import read_partial, run_fold, run_update, shard_leaves
 from xfelproc.run.journal import Journal
 from xfelproc.run.lineage import digest, file_identity, instruction_set, versions
 from xfelproc.run.loop import Dispatch, StopFlag
@@ -30,6 +32,7 @@ from xfelproc.stages.execute import (
     read_inflight,
     unit_lineage,
 )
+from xfelproc.stages.fold import Blocks, Fold, Shards, Update
 from xfelproc.stages.stills import Stills
 
 
@@ -148,6 +151,47 @@ class Session:
         self._dispatch(job, on_done).run(todo)
         return totals
 
+    def fold(
+        self, fold: Fold, stage: str, iteration: int = 0, blocks: Blocks | None = None, offsets: tuple[int, ...] | None = None
+    ) -> Partial:
+        """Return the fold's result, computed by workers; nodes of it that are there are not computed again.
+
+        Parameters
+        ----------
+        fold
+            What to compute.
+        stage, iteration
+            The nodes are ``gather/<stage>/<iteration>/<level>-<node>.h5``; iterations before the last two are removed.
+        blocks
+            What to fold over; None: the shards of stage ``process``.
+        offsets
+            Bounds of the leaves in the blocks, from `stages.fold.cut_leaves`; None: from the manifest for shards.
+
+        Raises
+        ------
+        ConfigError
+            If a unit is not processed yet.
+        DataError
+            If a shard is damaged.
+        Interrupted
+            After SIGINT or SIGTERM.
+        """
+        return read_partial(run_fold(self, fold, stage, iteration, *self._leaves(blocks, offsets)))
+
+    def update(
+        self, update: Update, stage: str, iteration: int = 0, blocks: Blocks | None = None, offsets: tuple[int, ...] | None = None
+    ) -> tuple[Path, ...]:
+        """Publish what ``update`` computes of each leaf; return the nodes' paths in order. See `fold` for the rest."""
+        return run_update(self, update, stage, iteration, *self._leaves(blocks, offsets))
+
+    def _leaves(self, blocks: Blocks | None, offsets: tuple[int, ...] | None) -> tuple[Blocks, tuple[int, ...]]:
+        if blocks is None:
+            shards = Shards("process", ((self.directory.path.absolute(), self.manifest.n_units),))
+            return shards, offsets or shard_leaves(self)
+        if offsets is None:
+            raise ValueError("a fold over blocks that are not the run's shards needs its leaves: give offsets")
+        return blocks, offsets
+
     def _dispatch(self, job: StageJob, on_done: Callable[[UnitSummary], None]) -> Dispatch[UnitSummary]:
         task, run = make_task(job), self.directory.path
         return Dispatch(
@@ -156,12 +200,13 @@ class Session:
             on_done=on_done,
             activity=lambda: [a for a in read_inflight(run) if a.stage == job.stage],
             forget=lambda: clear_inflight(run),
-            on_event=self._event,
+            on_event=self.journal_event,
             timeout=self.config.execution.unit_timeout,
             stop=self.stop,
         )
 
-    def _event(self, word: str, details: dict[str, Any]) -> None:
+    def journal_event(self, word: str, details: dict[str, Any]) -> None:
+        """Tell what happened to workers."""
         self.journal.write(word, **details)
         if word == "quarantine":
             self.warn(f"frame {details['row']} of unit {details['unit']} is left out: its worker {details['reason']} twice at it")

@@ -1,0 +1,317 @@
+"""Folds: a result formed of all shards, by workers, over a tree that is a function of the input alone.
+
+Leaves are contiguous blocks of shards (or of whatever `Blocks` says); in a leaf the blocks are taken in order. Partials of
+leaves are combined two by two, level by level, an odd one left over going up as it is: sums are then formed in the same order
+on every driver, by however many workers. One task goes through several levels. Each task publishes one node (`io.nodes`) and is
+skipped where a node of equal lineage is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.errors import ConfigError
+from xfelproc.io.atomic import make_folder
+from xfelproc.io.nodes import Partial, find_node, node_path, read_node, write_node
+from xfelproc.io.shards import UnitImages, read_frames, read_header, read_images, read_lattices, read_shard, shard_path
+from xfelproc.models.frames import UnitResult
+from xfelproc.models.tables import FrameTable, LatticeTable
+
+FRAMES_A_LEAF = 1000
+MOST_LEAVES = 256
+LEVELS_A_TASK = 4
+
+
+class Update(Protocol):
+    """What is computed of each leaf for itself and published (an iteration's parameters of some lattices, say). Picklable."""
+
+    @property
+    def lineage(self) -> str:
+        """Hash of all that the result depends on beside the blocks: parameters, versions, the state that went in."""
+
+    def accumulate(self, blocks: Iterable[Any]) -> Partial:
+        """Return the partial result of consecutive blocks, opened one after the other."""
+
+
+@runtime_checkable
+class Fold(Update, Protocol):
+    """What is computed of each leaf and then combined."""
+
+    def combine(self, first: Partial, second: Partial) -> Partial:
+        """Return the partial result of the blocks of both; those of ``first`` come before those of ``second``."""
+
+
+class Blocks(Protocol):
+    """What a fold goes over: numbered blocks. Picklable, and small: workers open the blocks."""
+
+    def lineage(self, block: int) -> str:
+        """Return the hash of a block's content, or of what it was made of."""
+
+    def open(self, block: int) -> Any:
+        """Return what `Update.accumulate` is given of a block."""
+
+
+@dataclass(frozen=True)
+class UnitReader:
+    """A unit's shard, read as far as it is asked for."""
+
+    run: Path
+    unit: int
+    path: Path
+
+    def result(self) -> UnitResult:
+        """Return all tables."""
+        return read_shard(self.path)
+
+    def frames(self) -> FrameTable:
+        """Return the table of frames."""
+        return read_frames(self.path)
+
+    def lattices(self) -> LatticeTable:
+        """Return the table of lattices."""
+        return read_lattices(self.path)
+
+    def images(self) -> UnitImages | None:
+        """Return the added-up pixels, if the unit has some."""
+        return read_images(self.path)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Units 0 ... n - 1 of a stage as blocks, of one run or of several in the order given: ``runs`` are folders and their n."""
+
+    stage: str
+    runs: tuple[tuple[Path, int], ...]
+
+    def __len__(self) -> int:
+        return sum(n for _, n in self.runs)
+
+    def place(self, block: int) -> tuple[int, int]:
+        """Return the number of the run, and the unit in it.
+
+        Raises
+        ------
+        IndexError
+            If there is no such block.
+        """
+        for number, (_, n) in enumerate(self.runs):
+            if block < n:
+                return number, block
+            block -= n
+        raise IndexError(block)
+
+    def lineage(self, block: int) -> str:
+        """Return the lineage of the shard.
+
+        Raises
+        ------
+        ConfigError
+            If the unit is not done.
+        """
+        number, unit = self.place(block)
+        run = self.runs[number][0]
+        header = read_header(shard_path(run, self.stage, unit))
+        if header is None:
+            raise ConfigError(f"{run}: unit {unit} of stage {self.stage} is not processed yet: run the same job without --only")
+        return header.lineage
+
+    def open(self, block: int) -> UnitReader:
+        """Return the shard's reader."""
+        number, unit = self.place(block)
+        run = self.runs[number][0]
+        return UnitReader(run, unit, shard_path(run, self.stage, unit))
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Results of earlier folds and updates as blocks."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def lineage(self, block: int) -> str:
+        """Return the node's lineage."""
+        return read_node(self.paths[block])[0]
+
+    def open(self, block: int) -> Partial:
+        """Return the node's arrays."""
+        return read_node(self.paths[block])[1]
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """What all nodes of a fold share: ``offsets`` bounds the leaves in the blocks, ``folder`` is where the nodes go."""
+
+    run: Path
+    stage: str
+    folder: Path
+    fold: Update
+    blocks: Blocks
+    offsets: tuple[int, ...]
+
+    @property
+    def n_leaves(self) -> int:
+        """Number of leaves."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """One node of a fold, small enough for a queue; ``children`` are the lineages of the nodes it is made of (none: a leaf)."""
+
+    payload: bytes = field(repr=False)
+    key: str
+    level: int
+    node: int
+    children: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeSummary:
+    """What the dispatcher learns of a published node."""
+
+    level: int
+    node: int
+    lineage: str
+    seconds: float
+    worker: str
+
+
+def cut_leaves(sizes: NDArray[np.int64] | Sequence[int], leaf_size: int | None = None) -> tuple[int, ...]:
+    """Return the bounds of the leaves: contiguous, about ``leaf_size`` frames each, and at most 256 unless a size is given.
+
+    Parameters
+    ----------
+    sizes
+        Frames (or observations) of each block.
+    leaf_size
+        None: 1000, or what gives 256 leaves.
+    """
+    ends = np.cumsum(np.asarray(sizes, dtype=np.int64))
+    if len(ends) == 0 or ends[-1] == 0:
+        return (0, len(ends))
+    total = int(ends[-1])
+    wanted = -(-total // leaf_size) if leaf_size else min(MOST_LEAVES, -(-total // FRAMES_A_LEAF))
+    # a leaf ends with the block that holds its last frame
+    inner = np.searchsorted(ends, [total * k // wanted for k in range(1, wanted)], side="left") + 1
+    return tuple(np.unique(np.concatenate([[0], inner, [len(ends)]])).tolist())
+
+
+def make_nodes(job: FoldJob) -> Callable[[int, int, tuple[str, ...]], NodeTask]:
+    """Return a maker of the tasks of a fold."""
+    payload = pickle.dumps(job)
+    key = hashlib.sha256(payload).hexdigest()
+    return lambda level, node, children: NodeTask(payload, key, level, node, children)
+
+
+def combine_all(fold: Fold, partials: Sequence[Partial]) -> Partial:
+    """Return the combination of consecutive partials, two by two and level by level."""
+    row = list(partials)
+    while len(row) > 1:
+        pairs = [fold.combine(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
+        row = pairs + row[len(row) - len(row) % 2 :]
+    return row[0]
+
+
+def compute_node(task: NodeTask) -> NodeSummary:
+    """Compute a node and publish it, unless it is there.
+
+    Raises
+    ------
+    DataError
+        If a shard, or a node it is made of, is missing or damaged.
+    OutputError
+        If it cannot be written.
+    """
+    begun, job = time.process_time(), _job(task)
+    with _recorded(job, task):
+        lineage = _leaf(job, task.node) if task.level == 0 else _inner(job, task)
+    return NodeSummary(task.level, task.node, lineage, time.process_time() - begun, str(os.getpid()))
+
+
+_CURRENT: dict[str, FoldJob] = {}
+
+
+def _job(task: NodeTask) -> FoldJob:
+    if task.key not in _CURRENT:
+        _CURRENT.clear()
+        _CURRENT[task.key] = pickle.loads(task.payload)
+    return _CURRENT[task.key]
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _leaf(job: FoldJob, node: int) -> str:
+    blocks = range(job.offsets[node], job.offsets[node + 1])
+    lineage = _hash([job.fold.lineage, *(job.blocks.lineage(b) for b in blocks)])
+    path = node_path(job.folder, 0, node)
+    if find_node(path, lineage) is None:
+        write_node(path, lineage, job.fold.accumulate(_opened(job.blocks, blocks)))
+    return lineage
+
+
+def _opened(blocks: Blocks, numbers: Iterable[int]) -> Iterator[Any]:
+    for block in numbers:
+        yield blocks.open(block)
+
+
+def _inner(job: FoldJob, task: NodeTask) -> str:
+    if not isinstance(job.fold, Fold):
+        raise TypeError(f"{type(job.fold).__name__} has no method combine: it is an update, not a fold")
+    lineage = _hash(task.children)
+    path = node_path(job.folder, task.level, task.node)
+    if find_node(path, lineage) is not None:
+        return lineage
+    below, first = task.level - LEVELS_A_TASK, task.node << LEVELS_A_TASK
+    partials = []
+    for offset, expected in enumerate(task.children):
+        child = node_path(job.folder, below, first + offset)
+        found, partial = read_node(child)
+        if found != expected:
+            raise RuntimeError(f"{child}: has changed while the fold {job.stage} was at work: is another run in this directory?")
+        partials.append(partial)
+    write_node(path, lineage, combine_all(job.fold, partials))
+    return lineage
+
+
+class _recorded:  # noqa: N801 - used as a function
+    """Record in the worker's in-flight file that it is at a node (row -1), as `stages.execute` does of frames."""
+
+    def __init__(self, job: FoldJob, task: NodeTask) -> None:
+        folder = job.run / "logs" / "inflight"
+        make_folder(folder)
+        self._path = folder / f"{socket.gethostname()}-{os.getpid()}"
+        self._stage, self._node = activity_name(job.stage, task.level), task.node
+
+    def _write(self, node: int) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.pwrite(descriptor, f"{self._stage} {node} -1 {time.time():.3f}\n".ljust(80).encode(), 0)
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> None:
+        self._write(self._node)
+
+    def __exit__(self, *_: object) -> None:
+        self._write(-1)
+
+
+def activity_name(stage: str, level: int) -> str:
+    """Return what stands for a level of a fold in the in-flight records."""
+    return f"{stage}:{level}"
