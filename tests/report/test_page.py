@@ -6,10 +6,10 @@ import pytest
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector, Panel
 from xfelproc.models.frames import UnitResult
+from xfelproc.models.reasons import general_reason
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable
 from xfelproc.report import FrameView, ReportData, RunSummary, build_report
 from xfelproc.report.images import assemble, canvas_of
-from xfelproc.report.summary import general_reason
 
 
 def detector(n: int = 2) -> Detector:

@@ -100,11 +100,21 @@ def run(
     raise typer.Exit(run_command(job, output, driver, workers, overrides or [], only, restart))
 
 
-def status(folder: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+def status(
+    folder: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable; with --follow an object a line")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="show how it goes on until the run ends; Ctrl-C leaves")] = False,
+    every: Annotated[
+        float | None, typer.Option("--every", min=0.1, help="seconds between looks (default: 1 on a terminal, else 10)")
+    ] = None,
+) -> None:
     """Show how far a run is."""
-    from xfelproc.cli.status import show_status
+    from xfelproc.cli import status as command
 
-    show_status(folder, as_json)
+    if follow:
+        command.follow(folder, as_json, every)
+    else:
+        command.show_status(folder, as_json)
 
 
 def report(folder: RunFolder) -> None:

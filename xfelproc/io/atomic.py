@@ -44,15 +44,16 @@ def make_folder(path: Path) -> None:
         raise output_error(error, path) from error
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Publish ``content`` under ``path``; see `write_pieces`."""
-    write_pieces(path, (content,))
+    write_pieces(path, (content,), durable)
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+def write_pieces(path: Path, pieces: Iterable[bytes], durable: bool = True) -> None:
     """Publish pieces, one after the other, under ``path``: a reader sees the old file, or all of the new one, whatever dies when.
 
-    The temporary name is unique to host, process and attempt, so that attempts never share a file.
+    The temporary name is unique to host, process and attempt, so that attempts never share a file. What is not ``durable`` is
+    not synced: for what is of no use after a crash of the machine.
 
     Raises
     ------
@@ -65,9 +66,11 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
             for piece in pieces:
                 stream.write(piece)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         discard(temporary)
         raise output_error(error, path) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,23 @@ def write_shard(path: Path, header: ShardHeader, result: UnitResult, images: Uni
     write_atomic(path, to_bytes(attributes, {name: getattr(result, name) for name in _TABLES}, arrays))
 
 
-def read_header(path: Path) -> ShardHeader | None:
-    """Return what a shard says of itself; None if it is not there, truncated or damaged, and so not done."""
+class ShardFault(Enum):
+    """Why a shard does not count as done."""
+
+    MISSING = "missing"
+    OTHER_FORMAT = "of another format"
+    DAMAGED = "truncated or damaged"
+
+
+def inspect_shard(path: Path) -> ShardHeader | ShardFault:
+    """Return what a shard says of itself, or why it does not count."""
     if not path.exists():
-        return None
+        return ShardFault.MISSING
     try:
         with opened(path) as file:
             attributes = dict(file.attrs)
             if (int(attributes["format"]), str(attributes["schema"])) != (FORMAT, SCHEMA):
-                return None
+                return ShardFault.OTHER_FORMAT
             return ShardHeader(
                 unit=int(attributes["unit"]),
                 lineage=str(attributes["lineage"]),
@@ -117,7 +126,13 @@ def read_header(path: Path) -> ShardHeader | None:
                 path=path,
             )
     except DataError:
-        return None
+        return ShardFault.DAMAGED
+
+
+def read_header(path: Path) -> ShardHeader | None:
+    """Return what a shard says of itself; None if it is not there, truncated or damaged, and so not done."""
+    found = inspect_shard(path)
+    return found if isinstance(found, ShardHeader) else None
 
 
 def read_shard(path: Path) -> UnitResult:

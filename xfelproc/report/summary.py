@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import UnitResult
+from xfelproc.models.reasons import general_reason
 
 MAX_LATTICES = 20_000
 """Lattices kept for the histograms of cells: every one up to here, then none (their number is still counted)."""
@@ -20,12 +20,6 @@ MAX_LATTICES = 20_000
 STAGES = ("read", "calibrate", "find", "index", "refine", "integrate")
 RESIDUAL_CELLS = 8
 """The detector residuals are averaged over this many cells along each side of a panel of a one-panel detector."""
-_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
-
-
-def general_reason(reason: str) -> str:
-    """Return the reason with its numbers taken out, so that equal causes are counted together."""
-    return _NUMBER.sub("…", reason)
 
 
 @dataclass

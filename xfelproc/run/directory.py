@@ -95,7 +95,7 @@ class RunDirectory:
             return
         before, after = relevant(load_document(self.job)), relevant(config.resolved())
         lines = changed(before, after)
-        lines += changed(self._versions(), versions(), "version of ")
+        lines += changed(self.recorded_versions(), versions(), "version of ")
         if lines:
             what = "\n  ".join(lines)
             raise RunDirectoryError(
@@ -103,7 +103,14 @@ class RunDirectory:
                 "choose another --output, undo the change, or give --restart to discard them and begin anew"
             )
 
-    def _versions(self) -> dict[str, str]:
+    def recorded_versions(self) -> dict[str, str]:
+        """Return the versions that made the results here.
+
+        Raises
+        ------
+        RunDirectoryError
+            If that is not known.
+        """
         try:
             found: dict[str, str] = json.loads((self.path / "lineage.json").read_text())["versions"]
         except (OSError, ValueError, KeyError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ SYNC_EVERY = 5.0
 
 
 class Journal:
-    """Writer of ``journal.jsonl``; only the holder of the run's lock makes one."""
+    """Writer of ``journal.jsonl``; only the holder of the run's lock makes one. ``listener`` is told every event, too."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, listener: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.path = run / "journal.jsonl"
+        self._listener = listener
         try:
             self._stream = self.path.open("ab")
             if self._stream.tell() and not _ends_in_newline(self.path):
@@ -36,7 +37,8 @@ class Journal:
         OutputError
             If the disk is full.
         """
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **details}, default=str)
+        content = {"time": round(time.time(), 3), "event": event, **details}
+        line = json.dumps(content, default=str)
         try:
             self._stream.write(line.encode() + b"\n")
             self._stream.flush()
@@ -45,6 +47,8 @@ class Journal:
                 self._synced = time.monotonic()
         except OSError as error:
             raise output_error(error, self.path) from error
+        if self._listener is not None:
+            self._listener(content)
 
     def close(self) -> None:
         """Close the file; what could not be written stays unwritten."""
@@ -60,19 +64,34 @@ def _ends_in_newline(path: Path) -> bool:
         return stream.read(1) == b"\n"
 
 
+class JournalTail:
+    """Reader of a journal that others may be writing: each call of `poll` returns what is new."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / "journal.jsonl"
+        self._offset = 0
+
+    def poll(self) -> Iterator[dict[str, Any]]:
+        """Yield the events since the last call; a line still being written is left for the next one, damaged ones are left out."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self._offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict) and "event" in event:
+                    yield event
+
+
 def read_journal(run: Path) -> Iterator[dict[str, Any]]:
     """Yield the events; half-written lines are left out."""
-    path = run / "journal.jsonl"
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
-        for line in stream:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
+    yield from JournalTail(run).poll()
 
 
 def unit_events(run: Path) -> Iterator[dict[str, Any]]:

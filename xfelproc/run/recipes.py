@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+
 from xfelproc.drivers.base import Driver
 from xfelproc.drivers.inline import InlineDriver
 from xfelproc.drivers.pool import PoolDriver
@@ -20,7 +22,9 @@ from xfelproc.run.early import PRELOAD
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
 from xfelproc.run.loop import Interrupted, StopFlag
+from xfelproc.run.metrics import MetricsFile
 from xfelproc.run.plan import Plan, make_plan
+from xfelproc.run.progress import Progress
 from xfelproc.run.session import Reporter, Session
 from xfelproc.stages.execute import Opener, clear_inflight
 
@@ -119,8 +123,11 @@ def run_job(
         else:
             directory.check_parameters(config)
         directory.publish(config, plan.manifest)
-        journal = Journal(output)
+        metrics = MetricsFile(output, Progress(np.diff(plan.manifest.offsets)))
+        journal = Journal(output, metrics.event)
         stack.callback(journal.close)
+        if restart:
+            journal.write("restart")
         clear_inflight(output)
         driver = make_driver(config.execution)
         session = _session(config, plan, directory, opener, driver, journal, reporter)

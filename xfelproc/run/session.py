@@ -132,7 +132,9 @@ class Session:
                 self._mixed(header.instructions)
         total = int(sum(manifest.offsets[u + 1] - manifest.offsets[u] for u in units))
         self.reporter.stage(job.stage, done, total)
-        self.journal.write("stage", stage=job.stage, units=len(units), done=len(units) - len(todo), lineage=job.lineage)
+        self.journal.write(
+            "stage", stage=job.stage, units=len(units), done=len(units) - len(todo), lineage=job.lineage, frames=done, counts=totals
+        )
 
         def on_done(summary: UnitSummary) -> None:
             totals.update(summary.counts)
