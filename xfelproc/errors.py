@@ -45,5 +45,9 @@ class OutputError(XfelprocError, OSError):
     """The run directory cannot be written; what was published before stays valid."""
 
 
+class QueueError(XfelprocError, RuntimeError):
+    """The batch system does not answer, or refuses; says what it said."""
+
+
 class RunDirectoryError(ConfigError):
     """The run directory holds something that this job must not touch."""

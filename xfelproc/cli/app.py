@@ -25,7 +25,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (demo, inspect, init, check, run, status, report, export, simulate):
+    for command in (demo, inspect, init, check, run, submit, warm, status, report, export, simulate):
         app.command(name=command.__name__)(command)
     app.callback()(_version)
     return app
@@ -88,8 +88,11 @@ def run(
     driver: Annotated[str | None, typer.Option("--driver", help="inline or pool")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="worker processes (default: as many as CPUs)")] = None,
     overrides: Overrides = None,
-    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="run one stage: cell, process, merge, report")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="STAGE", help="run some stages alone, as cell,process or merge,report")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="discard the results in the run directory and begin anew")] = False,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="seconds to wait for another run that is at work there")] = 0.0,
 ) -> None:
     """Run a job; goes on from what is in the run directory."""
     from xfelproc.run.early import start_early
@@ -97,7 +100,36 @@ def run(
     start_early(job, driver, overrides or [])
     from xfelproc.cli.jobs import run_command
 
-    raise typer.Exit(run_command(job, output, driver, workers, overrides or [], only, restart))
+    raise typer.Exit(run_command(job, output, driver, workers, overrides or [], only, restart, wait))
+
+
+def submit(
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB.toml...", help="job files; several make an array of runs")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="run directory; of several jobs the folder of their run directories")
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the scripts and submit nothing; needs no SLURM")] = False,
+    check_input: Annotated[
+        bool, typer.Option("--check/--no-check", help="open the input before submitting, as 'check' does")
+    ] = True,
+) -> None:
+    """Run jobs under SLURM, as their section [slurm] says; they are requeued until they are done."""
+    from xfelproc.cli.submit import submit as submit_jobs
+
+    submit_jobs(jobs, output, overrides or [], dry_run, check_input)
+
+
+def warm(
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB.toml]", help="job whose methods and input are compiled for")] = None,
+) -> None:
+    """Compile the kernels into the cache, in $NUMBA_CACHE_DIR if that is set, so that no worker has to."""
+    from xfelproc.run.early import make_cache_folder
+
+    folder = make_cache_folder()
+    from xfelproc.cli.submit import warm as warm_cache
+
+    warm_cache(job, folder)
 
 
 def status(

@@ -47,6 +47,11 @@ def check_job(job: Path, overrides: Sequence[str]) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+def default_output(job: Path) -> Path:
+    """Return the run directory of a job that names none: in the current folder."""
+    return Path(f"{job.stem}.run")
+
+
 def run_command(
     job: Path,
     output: Path | None,
@@ -55,6 +60,7 @@ def run_command(
     overrides: Sequence[str],
     only: str | None,
     restart: bool,
+    patience: float = 0.0,
 ) -> int:
     """Run a job file; return the exit code."""
     given = [*overrides]
@@ -63,14 +69,14 @@ def run_command(
     if workers is not None:
         given.append(f"execution.workers={workers}")
     config = load_config(job, given)
-    return run_and_print(config, output or Path(f"{job.stem}.run"), only, restart)
+    return run_and_print(config, output or default_output(job), only, restart, patience)
 
 
-def run_and_print(config: JobConfig, output: Path, only: str | None = None, restart: bool = False) -> int:
+def run_and_print(config: JobConfig, output: Path, only: str | None = None, restart: bool = False, patience: float = 0.0) -> int:
     """Run a job with progress on the console; return the exit code."""
     console = Console()
     with ConsoleReporter(console) as reporter:
-        outcome = run_job(config, output, reporter, only=only, restart=restart)
+        outcome = run_job(config, output, reporter, only=only, restart=restart, patience=patience)
     for line in summary_lines(outcome, output):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return outcome.exit_code

@@ -16,6 +16,7 @@ from xfelproc.run import toml
 from xfelproc.run.messages import explain
 from xfelproc.run.sections import section_classes
 from xfelproc.run.selection import parse_frames
+from xfelproc.run.slurm import Slurm
 
 
 def _one_or_many(value: Any) -> Any:
@@ -89,6 +90,7 @@ class JobConfig(Parameters):
     execution: Execution = Execution()
     sample: Sample = Sample()
     report: Report = Report()
+    slurm: Slurm = Slurm()
 
     def section(self, name: str) -> Any:
         """Return the section of an algorithm family."""
@@ -199,7 +201,10 @@ def _absolute(config: JobConfig, base: Path) -> JobConfig:
         value = getattr(given, name)
         if value is not None:
             moved[name] = type(value)(absolute(str(value)))
-    return config.model_copy(update={"input": given.model_copy(update=moved)})
+    asked = config.slurm
+    if asked.template is not None:
+        asked = asked.model_copy(update={"template": absolute(asked.template)})
+    return config.model_copy(update={"input": given.model_copy(update=moved), "slurm": asked})
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), cls: type[JobConfig] | None = None) -> JobConfig:

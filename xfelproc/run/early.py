@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+
+from xfelproc.errors import ConfigError
 
 PRELOAD = (
     "xfelproc.stages.execute",
@@ -31,3 +34,32 @@ def start_early(job: Path, driver: str | None, overrides: Sequence[str]) -> None
         from xfelproc.drivers.pool import start_server
 
         start_server(PRELOAD)
+
+
+def make_cache_folder() -> Path | None:
+    """Make the folder of compiled kernels that $NUMBA_CACHE_DIR names, before numba does; None if it names none.
+
+    It must be the user's own, as what lies in it is executed.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be made, or belongs to somebody else.
+    """
+    name = os.environ.get("NUMBA_CACHE_DIR")
+    if not name:
+        return None
+    folder = Path(name)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"NUMBA_CACHE_DIR: {folder} cannot be made: {error.strerror}: name a folder on the node's own disk"
+        ) from error
+    if state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise ConfigError(
+            f"NUMBA_CACHE_DIR: {folder} belongs to somebody else, or others may write into it, and what lies in it is executed: "
+            "name another folder"
+        )
+    return folder

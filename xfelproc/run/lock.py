@@ -19,6 +19,8 @@ from xfelproc.io.atomic import discard, output_error, write_atomic
 HEARTBEAT = 10.0
 EXPIRES = 90.0
 """Seconds after which the lease of a holder on another host is taken to be void."""
+LOOK_EVERY = 2.0
+"""Seconds between looks at a lock that is waited for."""
 
 
 def _started(pid: int) -> str:
@@ -53,12 +55,17 @@ def holder(path: Path) -> dict[str, Any] | None:
         return {"host": "?", "pid": "?", "heartbeat": changed} if time.time() - changed < EXPIRES else None
 
 
-def _acquire(path: Path, lease: dict[str, Any]) -> None:
-    for _ in range(20):
+def _acquire(path: Path, lease: dict[str, Any], patience: float) -> None:
+    end = time.monotonic() + patience
+    attempts = 0
+    while attempts < 20:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             current = holder(path)
+            if current is not None and time.monotonic() < end:
+                time.sleep(min(LOOK_EVERY, patience))
+                continue
             if current is not None:
                 since = time.strftime("%H:%M:%S", time.localtime(float(current["heartbeat"])))
                 raise RunDirectoryError(
@@ -66,11 +73,12 @@ def _acquire(path: Path, lease: dict[str, Any]) -> None:
                     f"at {since}): wait for it, stop it, or choose another --output"
                 ) from None
             _remove_void(path)
+            attempts += 1
             continue
         except OSError as error:
             raise output_error(error, path) from error
         with os.fdopen(descriptor, "w") as stream:
-            json.dump(lease, stream)
+            json.dump({**lease, "heartbeat": time.time()}, stream)
         return
     raise RunDirectoryError(f"{path}: the lock changes hands all the time: remove it if no run is at work here")
 
@@ -88,8 +96,8 @@ def _remove_void(path: Path) -> None:
 
 
 @contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold the run directory.
+def run_lock(run: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the run directory; wait up to ``patience`` seconds for a run that holds it.
 
     Raises
     ------
@@ -98,7 +106,7 @@ def run_lock(run: Path) -> Iterator[None]:
     """
     path = run / "lock"
     lease = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "heartbeat": time.time()}
-    _acquire(path, lease)
+    _acquire(path, lease, patience)
     done = threading.Event()
 
     def beat() -> None:

@@ -76,20 +76,21 @@ def make_driver(execution: Execution) -> Driver:
 
 
 def stages_of(recipe: str, only: str | None) -> tuple[RecipeStage, ...]:
-    """Return the stages to run.
+    """Return the stages to run, in the recipe's order: all, or those that ``only`` names, with commas between them.
 
     Raises
     ------
     ConfigError
-        If there is no stage of this name.
+        If there is no stage of a name.
     """
     stages = RECIPES[recipe]
     if only is None:
         return stages
-    chosen = tuple(stage for stage in stages if stage.name == only)
-    if not chosen:
-        raise ConfigError(f"--only {only}: there is no such stage (known: {', '.join(stage.name for stage in stages)})")
-    return chosen
+    known, wanted = {stage.name for stage in stages}, {name.strip() for name in only.split(",")}
+    if not wanted <= known:
+        wrong = ", ".join(sorted(wanted - known))
+        raise ConfigError(f"--only {wrong}: there is no such stage (known: {', '.join(stage.name for stage in stages)})")
+    return tuple(stage for stage in stages if stage.name in wanted)
 
 
 def run_job(
@@ -99,8 +100,9 @@ def run_job(
     only: str | None = None,
     restart: bool = False,
     opener: Opener | None = None,
+    patience: float = 0.0,
 ) -> Outcome:
-    """Run a job in a run directory, going on from what is there.
+    """Run a job in a run directory, going on from what is there; wait ``patience`` seconds for another run that holds it.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def run_job(
     directory = RunDirectory(output)
     directory.create()
     with ExitStack() as stack:
-        stack.enter_context(run_lock(output))
+        stack.enter_context(run_lock(output, patience))
         if restart:
             directory.clear()
         else:
