@@ -51,3 +51,9 @@ class QueueError(XfelprocError, RuntimeError):
 
 class RunDirectoryError(ConfigError):
     """The run directory holds something that this job must not touch."""
+
+
+class JobLostError(XfelprocError):
+    """A worker died whose driver cannot start another: the same command goes on (exit code 75, as after a wall-time)."""
+
+    exit_code = 75

@@ -11,10 +11,10 @@ from tests.stages.fakes import SECTIONS, Quiet, open_fake
 from xfelproc.run.config import config_class, make_config
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.journal import Journal
-from xfelproc.run.loop import StopFlag
 from xfelproc.run.plan import make_plan
 from xfelproc.run.recipes import make_driver
 from xfelproc.run.session import Session
+from xfelproc.run.signals import StopFlag
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.nodes import read_node
 from xfelproc.run import stage_process
 from xfelproc.run.journal import read_journal
-from xfelproc.run.loop import Interrupted
+from xfelproc.run.signals import Interrupted
 
 VALUES = tuple(float(v) for v in np.random.default_rng(3).normal(size=40) * 1e5)
 LEAVES = tuple(range(0, 41, 2))

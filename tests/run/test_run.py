@@ -19,8 +19,8 @@ from xfelproc.io.shards import read_header, read_shard, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.run.config import JobConfig, config_class, make_config
 from xfelproc.run.journal import read_journal, rebuild
-from xfelproc.run.loop import Interrupted
 from xfelproc.run.recipes import Outcome, run_job
+from xfelproc.run.signals import Interrupted
 
 CELL = [10.0, 20.0, 30.0, 90.0, 90.0, 90.0]
 

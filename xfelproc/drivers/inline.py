@@ -27,6 +27,8 @@ class InlineDriver:
     name = "inline"
     workers = 1
     isolated = False
+    restartable = True
+    elastic = False
 
     def __init__(self) -> None:
         pin_threads()
@@ -36,7 +38,11 @@ class InlineDriver:
         """Return the executor."""
         return self._executor
 
-    def discard(self) -> None:
+    def casualties(self) -> set[int] | None:
+        """Nobody dies here but the dispatcher."""
+        return None
+
+    def discard(self, code: int = 1) -> None:
         """Nothing runs between calls."""
 
     def close(self) -> None:

@@ -54,6 +54,9 @@ class Execution(Parameters):
 
     driver: Annotated[Literal["inline", "pool"], Field(description="inline: in this process; pool: worker processes")] = "pool"
     workers: Annotated[int | None, Field(ge=1, le=4096, description="worker processes; None: as many as CPUs")] = None
+    window: Annotated[
+        int, Field(ge=1, le=64, description="work units in flight a worker: one at work, the others waiting for it")
+    ] = 2
     unit_size: Annotated[
         int | None, Field(ge=1, le=100_000, description="frames a work unit; None: clamp(frames / 128, 8, 500)")
     ] = None

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xfelproc.errors import DataError
+from xfelproc.io.inflight import clear_inflight, read_inflight
 from xfelproc.io.nodes import Partial, node_path, read_node
-from xfelproc.run.loop import Dispatch, Quarantine
-from xfelproc.stages.execute import clear_inflight, read_inflight
+from xfelproc.run.flights import KillsWorkersError
+from xfelproc.run.loop import Dispatch
+from xfelproc.run.suspects import Quarantine, SuspectFile
 from xfelproc.stages.fold import (
     LEVELS_A_TASK,
     MOST_LEAVES,
@@ -66,17 +68,12 @@ def run_level(session: Session, job: FoldJob, level: int, children: list[tuple[s
     name = activity_name(job.stage, level)
 
     def submit(executor: Any, node: int, quarantine: Quarantine) -> Any:
-        if quarantine:
-            raise DataError(
-                f"stage {job.stage}, part {node} of {len(children)} (level {level}): its worker ended twice ({quarantine[0][1]}); "
-                "is there enough memory? A smaller execution.fold_size needs less"
-            )
         return executor.submit(compute_node, task(level, node, children[node]))
 
     def on_done(summary: NodeSummary) -> None:
         lineages[summary.node] = summary.lineage
 
-    Dispatch(
+    dispatch = Dispatch(
         driver=session.driver,
         submit=submit,
         on_done=on_done,
@@ -85,7 +82,16 @@ def run_level(session: Session, job: FoldJob, level: int, children: list[tuple[s
         on_event=session.journal_event,
         timeout=session.config.execution.unit_timeout,
         stop=session.stop,
-    ).run(range(len(children)))
+        window=session.config.execution.window,
+        cases=SuspectFile(session.directory).cases(name, range(len(children)), lambda node: job.fold.lineage),
+    )
+    try:
+        dispatch.run(range(len(children)))
+    except KillsWorkersError as error:
+        raise DataError(
+            f"stage {job.stage}, part {error.unit} of {len(children)} (level {level}): its worker {error.how} {error.deaths} "
+            "times; is there enough memory? A smaller execution.fold_size needs less"
+        ) from error
     return lineages
 
 

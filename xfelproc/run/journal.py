@@ -94,6 +94,24 @@ def read_journal(run: Path) -> Iterator[dict[str, Any]]:
     yield from JournalTail(run).poll()
 
 
+def ended(run: Path) -> bool:
+    """Return whether the last run here told of its end: it was done, or stopped for a reason it knew."""
+    path, tail = run / "journal.jsonl", 1 << 16
+    if not path.exists():
+        return True
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - tail))
+        lines = stream.read().splitlines()
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)["event"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if event in ("start", "end", "stopped"):
+            return bool(event != "start")
+    return False  # units all over the end of it
+
+
 def unit_events(run: Path) -> Iterator[dict[str, Any]]:
     """Yield the ``unit`` events that the shards prove, by stage and unit: the journal made anew."""
     for path in sorted((run / "shards").rglob("*.h5")):

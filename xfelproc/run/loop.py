@@ -1,70 +1,43 @@
-"""The one dispatch loop: a window of units in flight, retries, isolation of what kills workers, interrupts."""
+"""The one dispatch loop: a window of units in flight, retries, isolation of what kills workers, interrupts.
+
+Futures tell of their end through a queue, so that a completion costs the same however many units are in flight.
+"""
 
 from __future__ import annotations
 
 import signal
 import statistics
-import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
-from xfelproc.drivers.base import Driver
-from xfelproc.errors import XfelprocError
+from xfelproc.drivers.base import Driver, WorkerLost
+from xfelproc.errors import JobLostError, XfelprocError
+from xfelproc.run.flights import Activity, Clock, Died, Done, Flight, Isolation, KillsWorkersError
+from xfelproc.run.signals import Interrupted, StopFlag
+from xfelproc.run.suspects import DEATHS, Cases, Quarantine
 
 T = TypeVar("T")
-Quarantine = tuple[tuple[int, str], ...]
 
 POLL = 0.5
 """Seconds between looks at timeouts and interrupts."""
+BATCH = 100
+"""Completions taken in one go, before workers get new units."""
 GRACE = 20.0
-"""Seconds that units in flight get to finish after an interrupt."""
+"""Seconds that units in flight get to finish after an interrupt..."""
+GRACE_WARNED = 60.0
+"""...and after the batch system's warning, which comes well before the end."""
 SHORTEST_TIMEOUT = 600.0
 TIMEOUT_MEDIANS = 30.0
 """A unit may take this many times the median of the units done, and never less than `SHORTEST_TIMEOUT` seconds: a
-worker's first unit may have to compile every kernel, beside others that do."""
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: the run is resumable
-    """The user or the batch system asked to stop."""
-
-
-class Activity(Protocol):
-    """Where a worker is."""
-
-    @property
-    def unit(self) -> int: ...  # noqa: D102
-    @property
-    def row(self) -> int: ...  # noqa: D102
-    @property
-    def since(self) -> float: ...  # noqa: D102
-
-
-@dataclass
-class StopFlag:
-    """Set by the first SIGINT or SIGTERM; the second raises KeyboardInterrupt."""
-
-    raised: int = 0
-
-    @contextmanager
-    def installed(self) -> Iterator[StopFlag]:
-        """Handle the signals inside the block."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.raised:
-                raise KeyboardInterrupt
-            self.raised = number
-
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+worker's first unit may have to compile every kernel, beside others that do. Before there is a median, a frame may take that."""
+FEW = 5
+"""Units that make a median."""
+ATTEMPTS = 3
+"""Deaths between frames, or in a node of a fold, before the run stops."""
 
 
 @dataclass
@@ -80,13 +53,25 @@ class Dispatch(Generic[T]):
     on_done
         Called with each summary, in order of completion.
     activity
-        What the workers of this host were last at, dead or alive.
+        What the workers were last at, dead or alive; asked only when something died or is late.
     forget
-        Clears the record that `activity` reads; called when all workers are gone.
+        Clears the records that `activity` reads; called when all workers are gone.
     on_event
         Called with a word and details of what a user may want to know (a worker's death, a frame in quarantine).
     timeout
         Seconds a unit may take; None: 30 times the median.
+    stop
+        Looked at between units.
+    window
+        Units in flight a worker.
+    cases
+        Units whose workers died before.
+    isolation
+        Where suspects run; None: they run as all others do.
+    seconds
+        How long units took; may be given those of earlier starts.
+    clock
+        Time and waiting.
     """
 
     driver: Driver
@@ -97,11 +82,20 @@ class Dispatch(Generic[T]):
     on_event: Callable[[str, dict[str, Any]], None]
     timeout: float | None = None
     stop: StopFlag = field(default_factory=StopFlag)
+    window: int = 2
+    cases: Cases = field(default_factory=Cases)
+    isolation: Isolation[T] | None = None
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    errors: Counter[int] = field(default_factory=Counter)
-    quarantine: dict[int, dict[int, str]] = field(default_factory=dict)
-    flying: dict[Future[T], tuple[int, float]] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    flying: dict[Future[T], Flight] = field(default_factory=dict)
+    waiting: deque[int] = field(default_factory=deque)
     suspects: deque[int] = field(default_factory=deque)
+    _ended: Done = field(default_factory=SimpleQueue)
+    _errors: Counter[int] = field(default_factory=Counter)
+    _alone: int = 0
+    _deaths_before_a_frame: int = 0
+    _completed_at: float | None = None
+    _look_at: float = 0.0
 
     def run(self, units: Iterable[int]) -> None:
         """Run all units.
@@ -109,141 +103,237 @@ class Dispatch(Generic[T]):
         Raises
         ------
         Interrupted
-            After SIGINT or SIGTERM; units in flight were finished or dropped.
+            After SIGINT, SIGTERM or SIGUSR1; units in flight were finished or dropped.
+        JobLostError
+            A worker died and the driver cannot replace it: the same command goes on.
+        KillsWorkersError
+            A unit ended three workers outside any frame.
         XfelprocError
             What a worker raised and a second attempt would raise again (a full disk, a damaged manifest).
         """
-        waiting = deque(units)
+        self.waiting.extend(units)
+        self._recall()
         try:
-            while waiting or self.flying or self.suspects:
+            while self.waiting or self.flying or self.suspects:
                 if self.stop.raised:
                     self._drain()
-                    raise Interrupted
-                self._fill(waiting)
-                self._collect(waiting)
-                self._check_timeouts(waiting)
+                    raise Interrupted(self.stop.raised)
+                self._fill()
+                self._collect()
+                self._check_timeouts()
         except BaseException:
-            self.driver.discard() if self.flying else None
-            self.flying.clear()
+            self._drop()
             raise
 
-    def _fill(self, waiting: deque[int]) -> None:
-        """Keep the window full; suspects of a worker's death run one at a time, with nothing beside them."""
-        if self.suspects:
-            if not self.flying:
-                self._send(self.suspects[0], waiting)
-            return
-        window = 2 * self.driver.workers if self.driver.isolated else 1
-        while waiting and len(self.flying) < window and not self.stop.raised:
-            self._send(waiting.popleft(), waiting)
+    def _recall(self) -> None:
+        """Take up the cases of earlier starts: suspects run alone, frames in quarantine are told of."""
+        known = set(self.waiting).intersection(self.cases.units())
+        for unit in sorted(known):
+            for case in self.cases.left_out(unit):
+                self._tell(case.unit, case.row, case.how)
+        if known and self.isolation is not None:
+            self.waiting = deque(unit for unit in self.waiting if unit not in known)
+            self.suspects.extend(sorted(known))
 
-    def _send(self, unit: int, waiting: deque[int]) -> None:
-        quarantine = tuple(sorted(self.quarantine.get(unit, {}).items()))
-        begun = time.monotonic()
+    def _tell(self, unit: int, row: int, how: str) -> None:
+        self.on_event("quarantine", {"unit": unit, "row": row, "reason": how})
+
+    def _fill(self) -> None:
+        """Keep the window full, and suspects on their way."""
+        while self.isolation is not None and self.suspects and self._alone < self.isolation.slots:
+            unit = self.suspects.popleft()
+            self._fly(self.isolation.submit(unit, self.cases.quarantine(unit), self._patience()), unit, alone=True)
+        window = self.window * self.driver.workers if self.driver.isolated else 1
+        while self.waiting and len(self.flying) - self._alone < window and not self.stop.raised:
+            self._send(self.waiting.popleft())
+
+    def _fly(self, future: Future[T], unit: int, alone: bool = False) -> None:
+        self.flying[future] = Flight(unit, self.clock.now(), alone)
+        self._alone += alone
+        future.add_done_callback(self._ended.put)
+
+    def _send(self, unit: int) -> None:
         try:
-            future = self.submit(self.driver.executor(), unit, quarantine)
+            future = self.submit(self.driver.executor(), unit, self.cases.quarantine(unit))
         except BrokenExecutor:
-            waiting.appendleft(unit) if unit not in self.suspects else None
-            self._broken(waiting, "died")
+            self.waiting.appendleft(unit)
+            self._broken("died")
             return
         except Exception as error:  # noqa: BLE001 - the driver inline computes here; judged where all results are
             future = Future()
             future.set_exception(error)
-        self.flying[future] = (unit, begun)
+        self._fly(future, unit)
 
-    def _collect(self, waiting: deque[int]) -> None:
-        done, _ = wait(self.flying, timeout=POLL, return_when=FIRST_COMPLETED)
-        broken: list[int] = []
-        for future in done:
-            unit, begun = self.flying.pop(future)
-            try:
-                summary = future.result()
-            except BrokenExecutor:
-                broken.append(unit)
-                continue
-            except (XfelprocError, KeyboardInterrupt):
-                raise
-            except Exception as error:  # noqa: BLE001 - raised again at the second attempt
-                self._failed(unit, error, waiting)
-                continue
-            self.seconds.append(time.monotonic() - begun)
-            self.errors.pop(-1, None)
-            if self.suspects and self.suspects[0] == unit:
-                self.suspects.popleft()
-            self.on_done(summary)
+    def _collect(self) -> None:
+        """Take what has ended; workers whose death is seen in several futures die once."""
+        if not self.flying:
+            return
+        broken = False
+        future = self.clock.wait(self._ended, POLL)
+        for _ in range(BATCH):
+            if future is None:
+                break
+            broken |= self._take(future)
+            future = self.clock.wait(self._ended, 0)
+        if future is not None:
+            broken |= self._take(future)
         if broken:
-            waiting.extendleft(u for u in broken if u not in self.suspects)
-            self._broken(waiting, "died")
+            self._broken("died")
 
-    def _failed(self, unit: int, error: Exception, waiting: deque[int]) -> None:
-        """An error that is no worker's death and nobody's on purpose: one more attempt, then it stops the run as it is."""
-        self.errors[unit] += 1
-        self.on_event("unit_error", {"unit": unit, "error": f"{type(error).__name__}: {error}", "attempt": self.errors[unit]})
-        if self.errors[unit] > 1:
+    def _take(self, future: Future[T]) -> bool:
+        """Judge one end; return whether all workers are gone."""
+        flight = self.flying.get(future)
+        if flight is None:
+            return False  # given up before
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, BrokenExecutor) and not flight.alone:
+            return True
+        self._land(future)
+        if future.cancelled():
+            self._again(flight)
+        elif error is None:
+            self._completed(flight, future.result())
+        elif isinstance(error, Died):
+            self._died(flight, error)
+        elif isinstance(error, WorkerLost):
+            self._lost(flight)
+        elif isinstance(error, (XfelprocError, KeyboardInterrupt)):
             raise error
-        if unit not in self.suspects:
-            waiting.append(unit)
+        else:
+            self._failed(flight, error)
+        return False
 
-    def _broken(self, waiting: deque[int], how: str, culprits: dict[int, int] | None = None) -> None:
-        """Workers are gone: find out what they were at, start anew, run the suspects alone, quarantine at the second death."""
-        lost = {unit for unit, _ in self.flying.values()} | set(waiting) | set(self.suspects)
-        at = culprits if culprits is not None else {a.unit: a.row for a in self.activity() if a.unit in lost}
-        alone = self.suspects[0] if self.suspects else None
-        waiting.extendleft(u for u, _ in self.flying.values() if u not in self.suspects)
-        self.flying.clear()
+    def _land(self, future: Future[T]) -> None:
+        self._alone -= self.flying.pop(future).alone
+
+    def _again(self, flight: Flight) -> None:
+        (self.suspects if flight.alone else self.waiting).append(flight.unit)
+
+    def _completed(self, flight: Flight, summary: T) -> None:
+        now = self.clock.now()
+        self._completed_at, self._deaths_before_a_frame = now, 0
+        if not flight.alone:
+            self.seconds.append(now - flight.begun)
+        if flight.unit in self.cases:
+            self.cases.clear(flight.unit)
+        self.on_done(summary)
+
+    def _failed(self, flight: Flight, error: BaseException) -> None:
+        """An error that is no worker's death and nobody's on purpose: one more attempt, then it stops the run as it is."""
+        unit = flight.unit
+        self._errors[unit] += 1
+        self.on_event("unit_error", {"unit": unit, "error": f"{type(error).__name__}: {error}", "attempt": self._errors[unit]})
+        if self._errors[unit] > 1:
+            raise error
+        self._again(flight)
+
+    def _died(self, flight: Flight, death: Died) -> None:
+        """A suspect ended its own process; the other workers did not notice."""
+        self.on_event("suspect_died", {"unit": flight.unit, "row": death.row, "how": death.how, "code": death.code})
+        if death.blame:
+            self._death(flight.unit, death.row, death.how)
+        self.suspects.append(flight.unit)
+
+    def _lost(self, flight: Flight) -> None:
+        """One worker died, the others go on."""
+        row = next((a.row for a in self.activity() if a.unit == flight.unit), -1)
+        self.on_event("workers_lost", {"how": "died", "at": {str(flight.unit): row}})
+        self._death(flight.unit, row, "died")
+        self._suspect(flight.unit)
+
+    def _broken(self, how: str, late: dict[int, int] | None = None) -> None:
+        """All workers are gone or have to go: find out what they were at, start anew; who was at work at a death is a suspect."""
+        lost = [flight.unit for flight in self.flying.values() if not flight.alone]
+        at = self._culprits(set(lost)) if late is None else late
+        for future in [future for future, flight in self.flying.items() if not flight.alone]:
+            self._land(future)
+        self.on_event("workers_lost", {"how": how, "at": {str(u): r for u, r in sorted(at.items())}})
+        self.waiting.extendleft(unit for unit in reversed(lost) if unit not in at)
+        for unit, row in sorted(at.items()):
+            self._death(unit, row, how)
+            self._suspect(unit)
+        if not self.driver.restartable:
+            raise JobLostError(f"workers {how}, and the driver {self.driver.name} cannot start others: run the same command again")
         self.driver.discard()
         self.forget()
-        self.on_event("workers_lost", {"how": how, "at": {str(u): r for u, r in sorted(at.items())}})
-        for unit, row in sorted(at.items()):
-            if unit == alone:
-                self.quarantine.setdefault(unit, {})[row] = f"its worker {how} twice at this frame: left out"
-                self.on_event("quarantine", {"unit": unit, "row": row, "reason": how})
-            elif unit in waiting:
-                waiting.remove(unit)
-                self.suspects.append(unit)
-        if alone is not None and alone not in at:
-            self.errors[alone] += 1
-            if self.errors[alone] > 3:
-                raise RuntimeError(
-                    f"unit {alone} ends its worker again and again before its first frame: see the log of the batch system"
-                )
-        if not at and alone is None:
-            self.errors[-1] += 1
-            if self.errors[-1] > 3:
-                raise RuntimeError(
-                    "workers die before they begin: not enough memory, a broken installation, or a script that calls this "
-                    "without 'if __name__ == ...'"
-                )
+        if not at:
+            self._deaths_before_a_frame += 1
+        if self._deaths_before_a_frame > ATTEMPTS:
+            raise RuntimeError(
+                "workers die before they begin: not enough memory, a broken installation, or a script that calls this "
+                "without 'if __name__ == ...'"
+            )
+
+    def _culprits(self, lost: set[int]) -> dict[int, int]:
+        """Return units and rows that dead workers were at; of a driver that cannot tell who is dead, all that were at work."""
+        dead = self.driver.casualties()
+        return {a.unit: a.row for a in self.activity() if a.unit in lost and (dead is None or a.worker in dead)}
+
+    def _suspect(self, unit: int) -> None:
+        (self.waiting if self.isolation is None else self.suspects).append(unit)
+
+    def _death(self, unit: int, row: int, how: str) -> None:
+        """Count a death at a frame, and leave the frame out at the second."""
+        case = self.cases.add(unit, row, how)
+        if row >= 0:
+            if case.deaths == DEATHS:
+                self._tell(unit, row, how)
+        elif case.deaths >= ATTEMPTS:
+            self.cases.clear(unit)
+            raise KillsWorkersError(unit, case.deaths, how)
 
     def _limit(self) -> float:
+        """Return the seconds a unit may take."""
         if self.timeout is not None:
             return self.timeout
-        if len(self.seconds) < 5:
+        if len(self.seconds) < FEW:
             return float("inf")
         return max(SHORTEST_TIMEOUT, TIMEOUT_MEDIANS * statistics.median(self.seconds))
 
-    def _check_timeouts(self, waiting: deque[int]) -> None:
-        """A frame that never returns: its unit counts as killed."""
+    def _patience(self) -> float:
+        """Return the seconds a frame may take of a worker that runs it alone."""
         limit = self._limit()
-        if not self.driver.isolated or not self.flying or time.monotonic() - min(b for _, b in self.flying.values()) < limit:
+        return limit if limit < float("inf") else SHORTEST_TIMEOUT
+
+    def _check_timeouts(self) -> None:
+        """A frame that never returns, or a worker that was stopped: its unit counts as killed."""
+        now = self.clock.now()
+        if now < self._look_at or not self.driver.isolated:
             return
-        flying = {unit for unit, _ in self.flying.values()}
-        late = {a.unit: a.row for a in self.activity() if a.unit in flying and time.time() - a.since > limit}
+        self._look_at = now + POLL
+        oldest = next((flight.begun for flight in self.flying.values() if not flight.alone), now)
+        limit, patience = self._limit(), self._patience()
+        if now - oldest < patience:
+            return
+        self._look_at = now + max(POLL, patience / 20)  # records are files: a worker's window of units waits without being late
+        flying, wall = {flight.unit for flight in self.flying.values() if not flight.alone}, self.clock.wall()
+        at_work = [a for a in self.activity() if a.unit in flying]
+        late = {a.unit: a.row for a in at_work if wall - a.since > limit or (a.row >= 0 and wall - a.at > patience)}
         if late:
-            self._broken(waiting, f"took more than {limit:.0f} s", late)
+            self._broken(f"took more than {patience:.0f} s", late)
+        elif not at_work and not self.driver.elastic and self._completed_at is not None and now - self._completed_at > patience:
+            self._broken(f"did nothing for {patience:.0f} s", {})
 
     def _drain(self) -> None:
         """After an interrupt: give what runs a little time, drop the rest."""
         for future in list(self.flying):
             if future.cancel():
-                self.flying.pop(future)
-        end = time.monotonic() + GRACE
-        while self.flying and time.monotonic() < end:
-            done, _ = wait(self.flying, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in done:
-                self.flying.pop(future)
-                if future.exception() is None:
-                    self.on_done(future.result())
-        if self.flying:
+                self._land(future)
+        end = self.clock.now() + (GRACE_WARNED if self.stop.raised == signal.SIGUSR1 else GRACE)
+        while self.flying and self.clock.now() < end:
+            ended = self.clock.wait(self._ended, POLL)
+            if ended is None or ended not in self.flying:
+                continue
+            flight = self.flying[ended]
+            self._land(ended)
+            if not ended.cancelled() and ended.exception() is None:
+                self._completed(flight, ended.result())
+
+    def _drop(self) -> None:
+        """Give up what is in flight."""
+        if self._alone and self.isolation is not None:
+            self.isolation.discard()
+        if len(self.flying) > self._alone and self.driver.restartable:
             self.driver.discard()
-            self.flying.clear()
+        self.flying.clear()
+        self._alone = 0

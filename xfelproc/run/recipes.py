@@ -15,18 +15,20 @@ import numpy as np
 from xfelproc.drivers.base import Driver
 from xfelproc.drivers.inline import InlineDriver
 from xfelproc.drivers.pool import PoolDriver
-from xfelproc.errors import ConfigError
+from xfelproc.errors import ConfigError, XfelprocError
+from xfelproc.io.inflight import clear_inflight
 from xfelproc.run.config import Execution, JobConfig
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.early import PRELOAD
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
-from xfelproc.run.loop import Interrupted, StopFlag
 from xfelproc.run.metrics import MetricsFile
 from xfelproc.run.plan import Plan, make_plan
 from xfelproc.run.progress import Progress
 from xfelproc.run.session import Reporter, Session
-from xfelproc.stages.execute import Opener, clear_inflight
+from xfelproc.run.signals import EXIT_INTERRUPTED, Interrupted, StopFlag
+from xfelproc.run.suspects import SuspectFile
+from xfelproc.stages.execute import Opener
 
 
 @dataclass(frozen=True)
@@ -111,44 +113,66 @@ def run_job(
     OutputError
         The disk is full or went away; what is published stays.
     Interrupted
-        After SIGINT or SIGTERM; the same command goes on.
+        After SIGINT, SIGTERM or SIGUSR1; the same command goes on.
     """
-    begun, opener = time.monotonic(), opener or default_opener()
-    plan = make_plan(config, opener)
-    stages = stages_of(plan.recipe, only)
-    directory = RunDirectory(output)
-    directory.create()
+    begun, opener, stop = time.monotonic(), opener or default_opener(), StopFlag()
     with ExitStack() as stack:
+        stack.enter_context(stop.installed())
+        plan = make_plan(config, opener)
+        stages = stages_of(plan.recipe, only)
+        directory = RunDirectory(output)
+        directory.create()
         stack.enter_context(run_lock(output, patience))
         if restart:
             directory.clear()
         else:
             directory.check_parameters(config)
+            SuspectFile(directory).collect()
         directory.publish(config, plan.manifest)
+        clear_inflight(output)
         metrics = MetricsFile(output, Progress(np.diff(plan.manifest.offsets)))
         journal = Journal(output, metrics.event)
         stack.callback(journal.close)
         if restart:
             journal.write("restart")
-        clear_inflight(output)
         driver = make_driver(config.execution)
-        session = _session(config, plan, directory, opener, driver, journal, reporter)
-        stack.enter_context(session.stop.installed())
+        session = _session(config, plan, directory, opener, driver, journal, reporter, stop)
         session.times["plan"] = time.monotonic() - begun
+        stop.patient = True
         try:
-            return _run_stages(session, stages)
+            outcome = _run_stages(session, stages)
         except BaseException as error:
-            driver.discard()
-            journal.write("stopped", why=type(error).__name__, error=str(error))
+            _give_up(session, error)
             raise
         finally:
             driver.close()
+        clear_inflight(output)
+        return outcome
+
+
+def _give_up(session: Session, error: BaseException) -> None:
+    """End the workers, and say that the end is known: no frame is to blame for it."""
+    code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, (Interrupted, XfelprocError)):
+        code = error.exit_code
+    try:
+        session.journal.write("stopped", why=type(error).__name__, error=str(error), exit_code=code)
+    finally:
+        session.driver.discard(code)
+    clear_inflight(session.directory.path)
 
 
 def _session(
-    config: JobConfig, plan: Plan, directory: RunDirectory, opener: Opener, driver: Driver, journal: Journal, reporter: Reporter
+    config: JobConfig,
+    plan: Plan,
+    directory: RunDirectory,
+    opener: Opener,
+    driver: Driver,
+    journal: Journal,
+    reporter: Reporter,
+    stop: StopFlag,
 ) -> Session:
-    session = Session(directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, StopFlag())
+    session = Session(directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, stop)
     journal.write("start", frames=plan.manifest.n_frames, units=plan.manifest.n_units, driver=driver.name, workers=driver.workers)
     for path, error in zip(plan.manifest.sources["path"], plan.manifest.sources["error"], strict=True):
         if error:
@@ -160,7 +184,7 @@ def _run_stages(session: Session, stages: tuple[RecipeStage, ...]) -> Outcome:
     counts: Counter[str] = Counter()
     for stage in stages:
         if session.stop.raised:
-            raise Interrupted
+            raise Interrupted(session.stop.raised)
         with session.timed(stage.name):
             counts = stage.load()(session) or counts
     failed, total = counts["FAILED"], session.manifest.n_frames

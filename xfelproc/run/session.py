@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xfelproc.drivers.base import Driver
+from xfelproc.io.inflight import clear_inflight, read_inflight
 from xfelproc.io.manifest import Manifest
 from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import read_header, shard_path
@@ -19,17 +20,18 @@ from xfelproc.models.frames import CellTarget
 from xfelproc.run.config import JobConfig
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.folding import read_partial, run_fold, run_update, shard_leaves
+from xfelproc.run.isolation import IsolatedUnits
 from xfelproc.run.journal import Journal
 from xfelproc.run.lineage import digest, file_identity, instruction_set, versions
-from xfelproc.run.loop import Dispatch, StopFlag
+from xfelproc.run.loop import Dispatch
+from xfelproc.run.signals import StopFlag
+from xfelproc.run.suspects import Cases, SuspectFile
 from xfelproc.stages.execute import (
     Opener,
     StageJob,
     UnitSummary,
-    clear_inflight,
     execute,
     make_task,
-    read_inflight,
     unit_lineage,
 )
 from xfelproc.stages.fold import Blocks, Fold, Shards, Update
@@ -150,7 +152,9 @@ class Session:
                 self.journal.write("failure", unit=summary.unit, count=count, reason=reason)
             self.reporter.unit(int(manifest.offsets[summary.unit + 1] - manifest.offsets[summary.unit]), summary.counts)
 
-        self._dispatch(job, on_done).run(todo)
+        suspects = SuspectFile(self.directory).cases(job.stage, todo, lambda unit: unit_lineage(job, manifest, unit))
+        with IsolatedUnits(job.run, make_task(job)) as isolation:
+            self._dispatch(job, on_done, suspects, isolation).run(todo)
         return totals
 
     def fold(
@@ -194,17 +198,22 @@ class Session:
             raise ValueError("a fold over blocks that are not the run's shards needs its leaves: give offsets")
         return blocks, offsets
 
-    def _dispatch(self, job: StageJob, on_done: Callable[[UnitSummary], None]) -> Dispatch[UnitSummary]:
+    def _dispatch(
+        self, job: StageJob, on_done: Callable[[UnitSummary], None], cases: Cases, isolation: IsolatedUnits
+    ) -> Dispatch[UnitSummary]:
         task, run = make_task(job), self.directory.path
         return Dispatch(
             driver=self.driver,
             submit=lambda executor, unit, quarantine: executor.submit(execute, task(unit, quarantine)),
             on_done=on_done,
             activity=lambda: [a for a in read_inflight(run) if a.stage == job.stage],
-            forget=lambda: clear_inflight(run),
+            forget=lambda: clear_inflight(run, keep=isolation.processes),
             on_event=self.journal_event,
             timeout=self.config.execution.unit_timeout,
             stop=self.stop,
+            window=self.config.execution.window,
+            cases=cases,
+            isolation=isolation,
         )
 
     def journal_event(self, word: str, details: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def read_workers(run: Path) -> list[WorkerState]:
             words, seen = path.read_text().split(), path.stat().st_mtime
         except FileNotFoundError:  # cleared meanwhile
             continue
-        if len(words) != 4 or not pid.isdigit() or int(words[1]) < 0:
+        if len(words) < 4 or not pid.isdigit() or int(words[1]) < 0:
             continue
         alive = _is_there(int(pid)) if host == here else None
         found.append(WorkerState(host, int(pid), words[0], int(words[1]), int(words[2]), float(words[3]), seen, alive))

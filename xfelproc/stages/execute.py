@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError, OutputError
 from xfelproc.io.atomic import make_folder, write_atomic
+from xfelproc.io.inflight import record_of
 from xfelproc.io.manifest import Manifest, read_manifest
 from xfelproc.io.shards import ShardHeader, UnitImages, read_header, shard_path, write_shard
 from xfelproc.io.sources.base import FrameSource
@@ -87,17 +87,6 @@ class UnitSummary:
     """The commonest reasons of failure, with their counts."""
 
 
-@dataclass(frozen=True)
-class InFlight:
-    """What a worker was at when last heard of."""
-
-    worker: int
-    stage: str
-    unit: int
-    row: int
-    since: float
-
-
 def make_task(job: StageJob) -> Callable[[int, tuple[tuple[int, str], ...]], UnitTask]:
     """Return a maker of the tasks of a stage."""
     payload = pickle.dumps(job)
@@ -111,7 +100,7 @@ def unit_lineage(job: StageJob, manifest: Manifest, unit: int) -> str:
 
 
 class _Worker:
-    """What a process keeps between units: the stage's job, sources, constants and the in-flight record."""
+    """What a process keeps between units: the stage's job, sources and constants."""
 
     def __init__(self, task: UnitTask) -> None:
         self.key = task.key
@@ -122,24 +111,13 @@ class _Worker:
         self._dark: NDArray[Any] | None = None
         self._gain: NDArray[Any] | None = None
         self._loaded = False
-        folder = self.job.run / "logs" / "inflight"
-        make_folder(folder)
-        self._inflight = os.open(folder / f"{socket.gethostname()}-{os.getpid()}", os.O_WRONLY | os.O_CREAT, 0o644)
         self.log = WorkerLog(self.job.run, self.job.stage)
 
     def close(self) -> None:
         """Release files."""
         for source in self._sources.values():
             source.close()
-        os.close(self._inflight)
         self.log.close()
-
-    def mark(self, unit: int, row: int, since: float) -> None:
-        """Record what is about to be done (unit -1: nothing) and when the unit began.
-
-        One small write in place, no sync: it outlives the process, which is all that is asked of it.
-        """
-        os.pwrite(self._inflight, f"{self.job.stage} {unit} {row} {since:.3f}\n".ljust(80).encode(), 0)
 
     def source(self, number: int) -> FrameSource:
         """Return source ``number``, opened lazily; the least recently used ones are closed."""
@@ -207,12 +185,18 @@ def execute(task: UnitTask) -> UnitSummary:
     published = read_header(shard_path(job.run, job.stage, task.unit))
     if published is not None and published.lineage == lineage:  # an attempt given up for lost had finished: the first shard wins
         return UnitSummary(job.stage, task.unit, published.counts, published.seconds, str(os.getpid()))
-    with worker.log.unit(unit):
-        return _execute(worker, unit, lineage, dict(task.quarantined))
+    record = record_of(job.run)
+    try:
+        with worker.log.unit(unit):
+            return _execute(worker, unit, lineage, dict(task.quarantined))
+    finally:
+        record.idle()
 
 
 def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[int, str]) -> UnitSummary:
     job, begun, since = worker.job, time.process_time(), time.time()
+    record = record_of(job.run)
+    record.mark(job.stage, unit.index, -1, since, lineage)
     builder, images, tracebacks = UnitBuilder(), _Images(job.images and unit.index % IMAGE_UNITS == 0), []
     for row, ref in enumerate(unit.frames):
         worker.log.frame(row, ref)
@@ -220,7 +204,7 @@ def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[in
             builder.fail(ref, quarantined[row])
             worker.log.failed(quarantined[row])
             continue
-        worker.mark(unit.index, row, since)
+        record.mark(job.stage, unit.index, row, since, lineage)
         try:
             _one_frame(worker, ref, builder, images)
         except (OutputError, ConfigError, MemoryError):
@@ -228,11 +212,12 @@ def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[in
         except DataError as error:
             builder.fail(ref, str(error))
             worker.log.failed(str(error))
-        except Exception as error:  # noqa: BLE001 - the per-frame boundary: a bug costs one frame, and keeps its traceback
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the per-frame boundary: a bug costs one frame, and keeps its traceback
             builder.fail(ref, f"{type(error).__name__}: {error}")
             worker.log.failed(f"{type(error).__name__}: {error}", bug=True)
             tracebacks.append(f"source {ref.source} frame {ref.index} (row {row})\n{traceback.format_exc()}")
     worker.log.frames_done()
+    record.mark(job.stage, unit.index, -1, since, lineage)
     result = builder.build()
     seconds = time.process_time() - begun
     counts = {status.name: int(np.sum(result.frames["status"] == status)) for status in FrameStatus}
@@ -242,7 +227,6 @@ def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[in
     write_shard(path, ShardHeader(unit.index, lineage, job.instructions, counts, seconds, path), result, images.result())
     if tracebacks:
         _publish_log(job, unit, tracebacks)
-    worker.mark(-1, -1, since)
     worker.log.unit_done(counts, dict(zip(STEPS, map(float, result.frames["times"].sum(axis=0)), strict=True)), seconds)
     failed = result.frames["status"] == FrameStatus.FAILED
     reasons, numbers = np.unique(result.frames["reason"][failed].astype(str), return_counts=True)
@@ -297,19 +281,3 @@ class _Images:
 
     def result(self) -> UnitImages | None:
         return self._images
-
-
-def read_inflight(run: Path) -> list[InFlight]:
-    """Return what the workers of this host, dead or alive, were last at; idle ones are left out."""
-    found = []
-    for path in sorted((run / "logs" / "inflight").glob(f"{socket.gethostname()}-*")):
-        parts = path.read_text().split()
-        if len(parts) == 4 and int(parts[1]) >= 0:
-            found.append(InFlight(int(path.name.rpartition("-")[2]), parts[0], int(parts[1]), int(parts[2]), float(parts[3])))
-    return found
-
-
-def clear_inflight(run: Path) -> None:
-    """Forget dead workers."""
-    for path in (run / "logs" / "inflight").glob("*"):
-        path.unlink(missing_ok=True)

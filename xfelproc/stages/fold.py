@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.atomic import make_folder
+from xfelproc.io.inflight import record_of
 from xfelproc.io.nodes import Partial, find_node, node_path, read_node, write_node
 from xfelproc.io.shards import UnitImages, read_frames, read_header, read_images, read_lattices, read_shard, shard_path
 from xfelproc.models.frames import UnitResult
@@ -289,27 +289,15 @@ def _inner(job: FoldJob, task: NodeTask) -> str:
     return lineage
 
 
-class _recorded:  # noqa: N801 - used as a function
-    """Record in the worker's in-flight file that it is at a node (row -1), as `stages.execute` does of frames."""
-
-    def __init__(self, job: FoldJob, task: NodeTask) -> None:
-        folder = job.run / "logs" / "inflight"
-        make_folder(folder)
-        self._path = folder / f"{socket.gethostname()}-{os.getpid()}"
-        self._stage, self._node = activity_name(job.stage, task.level), task.node
-
-    def _write(self, node: int) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
-        try:
-            os.pwrite(descriptor, f"{self._stage} {node} -1 {time.time():.3f}\n".ljust(80).encode(), 0)
-        finally:
-            os.close(descriptor)
-
-    def __enter__(self) -> None:
-        self._write(self._node)
-
-    def __exit__(self, *_: object) -> None:
-        self._write(-1)
+@contextmanager
+def _recorded(job: FoldJob, task: NodeTask) -> Iterator[None]:
+    """Record that this worker is at a node (row -1), as `stages.execute` does of frames."""
+    record = record_of(job.run)
+    record.mark(activity_name(job.stage, task.level), task.node, -1, time.time(), job.fold.lineage)
+    try:
+        yield
+    finally:
+        record.idle()
 
 
 def activity_name(stage: str, level: int) -> str:
