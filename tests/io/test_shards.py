@@ -9,7 +9,6 @@ import pytest
 
 from xfelproc.errors import DataError, OutputError
 from xfelproc.io.atomic import sweep_temporaries, write_atomic
-from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size, read_manifest, write_manifest
 from xfelproc.io.shards import ShardHeader, UnitImages, read_frames, read_header, read_images, read_shard, shard_path, write_shard
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable, Table
@@ -114,38 +113,3 @@ def test_sweep(tmp_path: Path) -> None:
     (tmp_path / "x" / "a.h5").touch()
     assert sweep_temporaries(tmp_path) == 1
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.h5"]
-
-
-@pytest.mark.parametrize(("n", "size"), [(1, 8), (60, 8), (1024, 8), (12800, 100), (10**6, 500)])
-def test_unit_size_is_of_the_input_alone(n: int, size: int) -> None:
-    assert default_unit_size(n) == size
-
-
-def test_units_keep_chunks_whole() -> None:
-    source = np.repeat(np.arange(3, dtype=np.int32), [10, 7, 5])
-    index = np.concatenate([np.arange(10), np.arange(7), np.arange(5)])
-    chunks = np.array([4, 1, 5], dtype=np.int32)
-    offsets = cut_units(source, index, chunks, 3)
-    assert offsets[0] == 0
-    assert offsets[-1] == 22
-    assert np.all(np.diff(offsets) >= 1)
-    for edge in offsets[1:-1]:
-        same = source[edge] == source[edge - 1] and index[edge] // chunks[source[edge]] == index[edge - 1] // chunks[source[edge]]
-        assert not same
-    assert cut_units(source[:0], index[:0], chunks, 3).tolist() == [0]
-    assert cut_units(source, index, np.ones(3, np.int32), 8).tolist() == [0, 8, 16, 22]
-
-
-def test_manifest_round_trip(tmp_path: Path) -> None:
-    sources = SourceTable(2, path=["/a/x.h5", "/b/y.h5"], size=[5, 6], mtime=[7, 8], n_frames=[3, 2], chunk_frames=[1, 1])
-    source, index = np.array([0, 0, 0, 1, 1], np.int32), np.array([0, 1, 2, 0, 1])
-    manifest = Manifest(sources, source, index, np.array([0, 3, 5]))
-    write_manifest(tmp_path / "m.h5", manifest)
-    again = read_manifest(tmp_path / "m.h5")
-    assert again.stamp == manifest.stamp
-    assert again.unit(1) == manifest.unit(1)
-    moved = Manifest(sources.replace(path=["/c/x.h5", "/b/y.h5"]), source, index, np.array([0, 3, 5]))
-    changed = Manifest(sources.replace(mtime=[7, 9]), source, index, np.array([0, 3, 5]))
-    assert moved.unit_fingerprint(0) == manifest.unit_fingerprint(0)
-    assert changed.unit_fingerprint(0) == manifest.unit_fingerprint(0)
-    assert changed.unit_fingerprint(1) != manifest.unit_fingerprint(1)

@@ -18,9 +18,8 @@ def plan(folder: Path, files: str, frames: str | None = None) -> Plan:
 
 
 def chosen(found: Plan) -> list[tuple[str, int]]:
-    names = [Path(path).name for path in found.manifest.sources["path"]]
     pairs = zip(found.manifest.frame_source, found.manifest.frame_index, strict=True)
-    return [(names[source], int(index)) for source, index in pairs]
+    return [(found.manifest.sources.name(int(source)), int(index)) for source, index in pairs]
 
 
 @pytest.mark.parametrize("files", ["[ab].cbf", "@files.lst"])

@@ -75,11 +75,15 @@ def init(path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="file to 
     write_template(path)
 
 
-def check(job: JobFile, overrides: Overrides = None) -> None:
+def check(
+    job: JobFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
     """Validate a job and count its work units, without reading pixels."""
     from xfelproc.cli.jobs import check_job
 
-    check_job(job, overrides or [])
+    check_job(job, overrides or [], as_json)
 
 
 def run(

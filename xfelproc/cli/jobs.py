@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -12,7 +14,7 @@ from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
-from xfelproc.run.plan import make_plan
+from xfelproc.run.plan import Plan, make_plan
 from xfelproc.run.recipes import Outcome, default_opener, run_job
 
 
@@ -30,18 +32,20 @@ def write_template(path: Path) -> None:
     Console().print(f"wrote {path}: put in your files, then: xfelproc check {path}", soft_wrap=True, highlight=False)
 
 
-def check_job(job: Path, overrides: Sequence[str]) -> None:
+def check_job(job: Path, overrides: Sequence[str], as_json: bool = False) -> None:
     """Validate a job and print what a run would do."""
-    plan = make_plan(load_config(job, overrides), default_opener())
-    manifest, experiment = plan.manifest, plan.experiment
-    broken = [(p, e) for p, e in zip(manifest.sources["path"], manifest.sources["error"], strict=True) if e]
+    found = describe_plan(make_plan(load_config(job, overrides), default_opener()))
+    if as_json:
+        print(json.dumps({"job": str(job), **found}, indent=1))
+        return
+    unseen = f" ({found['unseen']} of them not opened: taken for one frame each)" if found["unseen"] else ""
+    size = " x ".join(map(str, found["panel_size"]))
     console = Console()
     lines = [
         f"{job}: good",
-        f"recipe {plan.recipe}, {len(manifest.sources)} files, {manifest.n_frames} frames in {manifest.n_units} work units",
-        f"wavelength {experiment.beam.wavelength:.5f} Å, {len(experiment.detector)} panels of "
-        f"{experiment.detector.stack_shape[2]} x {experiment.detector.stack_shape[1]} pixels (fast x slow)",
-        *(f"cannot be opened: {error}" for _, error in broken),
+        f"recipe {found['recipe']}, {found['files']} files{unseen}, {found['frames']} frames in {found['units']} work units",
+        f"wavelength {found['wavelength']:.5f} Å, {found['panels']} panels of {size} pixels (fast x slow)",
+        *(f"cannot be opened: {broken['reason']}" for broken in found["broken"]),
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -50,6 +54,22 @@ def check_job(job: Path, overrides: Sequence[str]) -> None:
 def default_output(job: Path) -> Path:
     """Return the run directory of a job that names none: in the current folder."""
     return Path(f"{job.stem}.run")
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """Return what a run would do, as plain values (wavelength in Å, pixels fast and slow)."""
+    sources, experiment = plan.manifest.sources, plan.experiment
+    return {
+        "recipe": plan.recipe,
+        "files": len(sources),
+        "unseen": plan.unseen,
+        "frames": plan.manifest.n_frames,
+        "units": plan.manifest.n_units,
+        "wavelength": experiment.beam.wavelength,
+        "panels": len(experiment.detector),
+        "panel_size": [experiment.detector.stack_shape[2], experiment.detector.stack_shape[1]],
+        "broken": [{"path": sources.path(number), "reason": reason} for number, reason in sources.errors.items()],
+    }
 
 
 def run_command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
-from xfelproc.io.atomic import write_atomic
+from xfelproc.io.atomic import write_pieces
 from xfelproc.io.store import get_table, opened, to_bytes
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable, Table
 
-FORMAT = 1
+FORMAT = 2
+FRONT = 1024
+"""Bytes before the HDF5 part, a size that HDF5 allows for what is not its own."""
 FILES_A_FOLDER = 1000
 
 _TABLES: dict[str, type[Table]] = {
@@ -44,6 +47,8 @@ class ShardHeader:
     counts: dict[str, int]
     seconds: float
     path: Path = field(compare=False)
+    planned: str = ""
+    """The lineage as far as it was known when the run was planned: without size and time of files that were seen on reading."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,18 @@ def _checksum(result: UnitResult) -> int:
     return crc
 
 
-def write_shard(path: Path, header: ShardHeader, result: UnitResult, images: UnitImages | None = None) -> None:
+def write_shard(
+    path: Path,
+    header: ShardHeader,
+    result: UnitResult,
+    images: UnitImages | None = None,
+    files: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> None:
     """Publish a unit's result.
+
+    ``files`` are numbers of sources (n,) and their size and time (n, 2) as they were read, where the manifest does not have them.
+
+    The header stands twice: in the attributes of the HDF5 file, and before it, as a line of JSON that is read without HDF5.
 
     Raises
     ------
@@ -92,12 +107,22 @@ def write_shard(path: Path, header: ShardHeader, result: UnitResult, images: Uni
         "counts": json.dumps(header.counts),
         "seconds": header.seconds,
         "crc32": _checksum(result),
+        "planned": header.planned,
     }
     arrays: dict[str, NDArray[Any]] = {}
     if images is not None:
         attributes |= {"image_frames": images.n_frames, "image_binning": images.binning}
         arrays = {"image_total": images.total, "image_maximum": images.maximum}
-    write_atomic(path, to_bytes(attributes, {name: getattr(result, name) for name in _TABLES}, arrays))
+    if files is not None and len(files[0]):
+        arrays |= {"file_source": files[0], "file_size": files[1][:, 0], "file_mtime": files[1][:, 1]}
+    image = to_bytes(attributes, {name: getattr(result, name) for name in _TABLES}, arrays)
+    write_pieces(path, (_front(attributes, len(image)), image))
+
+
+def _front(attributes: dict[str, Any], size: int) -> bytes:
+    """Return the user block of a shard: its header as a line of JSON, and the size of what follows."""
+    line = json.dumps({**attributes, "counts": json.loads(attributes["counts"]), "bytes": size}).encode()
+    return line.ljust(FRONT - 1) + b"\n"
 
 
 class ShardFault(Enum):
@@ -109,23 +134,32 @@ class ShardFault(Enum):
 
 
 def inspect_shard(path: Path) -> ShardHeader | ShardFault:
-    """Return what a shard says of itself, or why it does not count."""
-    if not path.exists():
-        return ShardFault.MISSING
+    """Return what a shard says of itself, or why it does not count. Reads its first line alone."""
     try:
-        with opened(path) as file:
-            attributes = dict(file.attrs)
-            if (int(attributes["format"]), str(attributes["schema"])) != (FORMAT, SCHEMA):
-                return ShardFault.OTHER_FORMAT
-            return ShardHeader(
-                unit=int(attributes["unit"]),
-                lineage=str(attributes["lineage"]),
-                instructions=str(attributes["instructions"]),
-                counts=json.loads(attributes["counts"]),
-                seconds=float(attributes["seconds"]),
-                path=path,
-            )
-    except DataError:
+        with path.open("rb", buffering=0) as file:
+            front, size = file.read(FRONT), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return ShardFault.MISSING
+    except OSError:
+        return ShardFault.DAMAGED
+    if front.startswith(b"\x89HDF"):
+        return ShardFault.OTHER_FORMAT  # of before there was a line in front
+    try:
+        content = json.loads(front)
+        if (content["format"], content["schema"]) != (FORMAT, SCHEMA):
+            return ShardFault.OTHER_FORMAT
+        if content["bytes"] + FRONT != size:
+            return ShardFault.DAMAGED
+        return ShardHeader(
+            unit=int(content["unit"]),
+            lineage=str(content["lineage"]),
+            instructions=str(content["instructions"]),
+            counts={str(name): int(count) for name, count in content["counts"].items()},
+            seconds=float(content["seconds"]),
+            path=path,
+            planned=str(content["planned"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         return ShardFault.DAMAGED
 
 
@@ -133,6 +167,23 @@ def read_header(path: Path) -> ShardHeader | None:
     """Return what a shard says of itself; None if it is not there, truncated or damaged, and so not done."""
     found = inspect_shard(path)
     return found if isinstance(found, ShardHeader) else None
+
+
+def published_units(run: Path, stage: str) -> NDArray[np.int64]:
+    """Return the units of a stage that have a shard, ascending: one listing of each folder, no shard is opened."""
+    found: list[int] = []
+    folders = [run / "shards" / stage]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".h5") and entry.name[:-3].isdecimal():
+                        found.append(int(entry.name[:-3]))
+                    elif entry.is_dir():
+                        folders.append(Path(entry.path))
+        except FileNotFoundError:
+            continue
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def read_shard(path: Path) -> UnitResult:

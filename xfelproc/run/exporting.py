@@ -78,7 +78,7 @@ class FinishedRun:
                 if current is None or current[0] != ref.source:
                     if current is not None:
                         current[1].close()
-                    current = (ref.source, opener(str(self.manifest.sources["path"][ref.source]), settings))
+                    current = (ref.source, opener(self.manifest.sources.path(ref.source), settings))
                 source = current[1]
                 yield ExportedFrame(source.path, ref, row, _event(source, ref.index), source.experiment(ref.index), result)
         if current is not None:

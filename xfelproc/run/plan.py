@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError
-from xfelproc.io.manifest import Manifest, SourceTable, cut_units, default_unit_size
+from xfelproc.io.manifest import UNSEEN, Manifest, Sources, SourceTable, cut_units, default_unit_size, file_state
+from xfelproc.io.names import FileNames
 from xfelproc.io.sources.base import FrameSource
-from xfelproc.io.sources.files import Chosen, expand_inputs
+from xfelproc.io.sources.files import InputFiles, find_inputs
+from xfelproc.io.sources.folders import single_frame_suffix
 from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
-from xfelproc.stages.execute import Opener
 from xfelproc.stages.inputs import load_array
+from xfelproc.stages.unit_sources import Opener
+
+OPENED_OF_A_SUFFIX = 64
+"""Image files of one suffix that are opened when a run is planned; the others are taken for the same."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,15 @@ class Plan:
     manifest: Manifest
     experiment: Experiment
     recipe: str
+    unseen: int = 0
+    """Files that were taken for one frame each, without opening them."""
 
 
 def make_plan(config: JobConfig, opener: Opener) -> Plan:
     """Return sources, frames and units of a job.
 
+    Every file that may hold many frames is opened. Of image files with one suffix some are opened, spread over the run; where these
+    hold one frame each, the others are taken for the same and neither opened nor looked at: the worker that reads one does.
     A source that cannot be opened counts as one frame, which fails with its reason; the others are kept.
 
     Raises
@@ -43,28 +50,82 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
     settings = config.input.settings()
     if settings.geometry is not None and not settings.geometry.is_file():
         raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
-    rows: list[tuple[str, int, int, int, int, str]] = []
-    experiment: Experiment | None = None
-    frames: list[NDArray[np.int64]] = []
-    for file, listed in expand_inputs(config.input.files).items():
-        path = str(file)
-        stat = Path(path).stat()
-        n_frames, chunk, error = 1, 1, ""
+    files = find_inputs(config.input.files)
+    seen = _Seen(config, opener, files)
+    seen.look()
+    if seen.experiment is None:
+        first = next(iter(seen.errors.values()), "no frames in it")
+        raise ConfigError(f"input.files: none of {len(seen.looked)} files can be opened; the first: {first}")
+    return Plan(_manifest(config, files, seen), seen.experiment, _recipe(config, seen.experiment), int(np.sum(seen.size == UNSEEN)))
+
+
+class _Seen:
+    """What is seen of the files of a job, and the models of the first that is good."""
+
+    def __init__(self, config: JobConfig, opener: Opener, files: InputFiles) -> None:
+        n = len(files)
+        self.config, self.opener, self.files = config, opener, files
+        self.settings = config.input.settings()
+        self.size, self.mtime = np.full(n, UNSEEN, np.int64), np.full(n, UNSEEN, np.int64)
+        self.n_frames, self.chunk = np.ones(n, np.int32), np.ones(n, np.int32)
+        self.errors: dict[int, str] = {}
+        self.looked: set[int] = set()
+        self.experiment: Experiment | None = None
+
+    def look(self) -> None:
+        """Open files: all, but of image files only as many as it takes to know that each holds a frame."""
+        samples, singles = sample_files(self.files)
+        for number in samples:
+            self.open(number)
+        for members in singles:
+            known = [number for number in members if number in self.looked and number not in self.errors]
+            if known and all(self.n_frames[number] == 1 for number in known):
+                # seen or not, their lineage is the same: which ones were sampled must not matter
+                self.size[known] = self.mtime[known] = UNSEEN
+                continue
+            for number in members:
+                if number not in self.looked:
+                    self.open(number)
+
+    def open(self, number: int) -> None:
+        """Open a file and keep what the plan needs of it."""
+        path = self.files.path(number)
+        self.looked.add(number)
+        self.size[number], self.mtime[number] = file_state(path)
         try:
-            with opener(path, settings) as source:
-                n_frames, chunk = source.n_frames, source.chunk_frames
-                if experiment is None:
+            with self.opener(path, self.settings) as source:
+                self.n_frames[number], self.chunk[number] = source.n_frames, max(1, source.chunk_frames)
+                if self.experiment is None:
                     found = first_experiment(source)
-                    check_calibration(config, found, source)
-                    experiment = found
+                    check_calibration(self.config, found, source)
+                    self.experiment = found
         except (DataError, OSError) as problem:
-            error = str(problem)
-        frames.append(_listed(path, listed, n_frames, error))
-        rows.append((path, stat.st_size, stat.st_mtime_ns, n_frames, max(1, chunk), error))
-    if experiment is None:
-        raise ConfigError(f"input.files: none of {len(rows)} files can be opened; the first: {rows[0][5] or 'no frames in it'}")
-    columns = dict(zip(("path", "size", "mtime", "n_frames", "chunk_frames", "error"), zip(*rows, strict=True), strict=True))
-    return Plan(_manifest(config, SourceTable(None, **columns), frames), experiment, _recipe(config, experiment))
+            self.errors[number] = str(problem)
+
+
+def sample_files(files: InputFiles) -> tuple[list[int], list[list[int]]]:
+    """Return the files to open, in run order, and the groups of image files of one suffix of which these are a sample.
+
+    A group has more than `OPENED_OF_A_SUFFIX` files; smaller ones are opened whole, as are files that lists choose frames of.
+    """
+    listed = set(files.listed)
+    groups: dict[str, list[int]] = {}
+    chosen: list[int] = []
+    for number, name in enumerate(files.names):
+        suffix = single_frame_suffix(name)
+        if suffix and number not in listed:
+            groups.setdefault(suffix, []).append(number)
+        else:
+            chosen.append(number)
+    sampled = []
+    for members in groups.values():
+        if len(members) <= OPENED_OF_A_SUFFIX:
+            chosen += members
+            continue
+        places = np.linspace(0, len(members) - 1, OPENED_OF_A_SUFFIX).astype(np.int64)
+        chosen += [members[place] for place in places]
+        sampled.append(members)
+    return sorted(chosen), sampled
 
 
 def first_experiment(source: FrameSource) -> Experiment:
@@ -100,29 +161,40 @@ def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSo
         config.section("calibrate").constants(experiment.detector, source.static_mask(), dark, gain)
 
 
-def _listed(path: str, listed: Chosen, n_frames: int, error: str) -> NDArray[np.int64]:
-    """Return the frames of a source that lists name, or all of them; of one that cannot be opened at least the first."""
-    if listed is None:
-        return np.arange(n_frames, dtype=np.int64)
-    if error:
-        listed = tuple(frame for frame in listed if frame < n_frames) or (0,)
-    if listed[-1] >= n_frames:
-        raise ConfigError(f"{path}: a list names frame {listed[-1]}, the last one is {n_frames - 1} (they count from 0)")
-    return np.array(listed, dtype=np.int64)
+def _frames(files: InputFiles, seen: _Seen) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return source and index of all frames, or of those that lists name; of a source that cannot be opened at least the first."""
+    chosen: dict[int, NDArray[np.int64]] = {}
+    for number in files.listed:
+        frames, n_frames = files.chosen(number) or (), int(seen.n_frames[number])
+        if number in seen.errors:
+            frames = tuple(frame for frame in frames if frame < n_frames) or (0,)
+        if frames[-1] >= n_frames:
+            path = files.path(number)
+            raise ConfigError(f"{path}: a list names frame {frames[-1]}, the last one is {n_frames - 1} (they count from 0)")
+        chosen[number] = np.array(frames, dtype=np.int64)
+    counts = seen.n_frames.astype(np.int64)
+    counts[list(chosen)] = [len(wanted) for wanted in chosen.values()]
+    starts = np.cumsum(counts) - counts
+    index = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(starts, counts)
+    for number, wanted in chosen.items():
+        index[starts[number] : starts[number] + len(wanted)] = wanted
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts), index
 
 
-def _manifest(config: JobConfig, sources: SourceTable, frames: Sequence[NDArray[np.int64]]) -> Manifest:
-    source = np.repeat(np.arange(len(frames), dtype=np.int32), [len(listed) for listed in frames])
-    index = np.concatenate(frames)
+def _manifest(config: JobConfig, files: InputFiles, seen: _Seen) -> Manifest:
+    table = SourceTable(None, size=seen.size, mtime=seen.mtime, n_frames=seen.n_frames, chunk_frames=seen.chunk)
+    source, index = _frames(files, seen)
+    sources = Sources(FileNames.of(files.folders, files.folder_of, files.names), table, dict(sorted(seen.errors.items())))
     try:
         chosen = select_frames(config.input.frames, len(source))
     except ConfigError as error:
         raise ConfigError(f"input.frames: {error}") from error
     if len(chosen) == 0:
         raise ConfigError(f"input.frames = {config.input.frames!r} chooses none of the {len(source)} frames of these files")
-    source, index = source[chosen], index[chosen]
+    if len(chosen) < len(source):
+        source, index = source[chosen], index[chosen]
     size = config.execution.unit_size or default_unit_size(len(index))
-    return Manifest(sources, source, index, cut_units(source, index, sources["chunk_frames"], size))
+    return Manifest(sources, source, index, cut_units(source, index, table["chunk_frames"], size))
 
 
 def _recipe(config: JobConfig, experiment: Experiment) -> str:

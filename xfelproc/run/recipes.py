@@ -28,7 +28,7 @@ from xfelproc.run.progress import Progress
 from xfelproc.run.session import Reporter, Session
 from xfelproc.run.signals import EXIT_INTERRUPTED, Interrupted, StopFlag
 from xfelproc.run.suspects import SuspectFile
-from xfelproc.stages.execute import Opener
+from xfelproc.stages.unit_sources import Opener
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,8 @@ def _session(
 ) -> Session:
     session = Session(directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, stop)
     journal.write("start", frames=plan.manifest.n_frames, units=plan.manifest.n_units, driver=driver.name, workers=driver.workers)
-    for path, error in zip(plan.manifest.sources["path"], plan.manifest.sources["error"], strict=True):
-        if error:
-            session.warn(f"{path} cannot be opened: {error}")
+    for number, error in plan.manifest.sources.errors.items():
+        session.warn(f"{plan.manifest.sources.path(number)} cannot be opened: {error}")
     return session
 
 

@@ -59,6 +59,8 @@ def select_frames(selection: Selection, n_frames: int) -> NDArray[np.int64]:
     ConfigError
         If the selection is wrong (see `parse_frames`), or names a single frame beyond the last.
     """
+    if selection is None:
+        return np.arange(n_frames, dtype=np.int64)
     ranges = parse_frames(selection, n_frames)
     for r in ranges:
         if len(r) == 1 and r.start >= n_frames:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from xfelproc.drivers.base import Driver
 from xfelproc.io.inflight import clear_inflight, read_inflight
 from xfelproc.io.manifest import Manifest
 from xfelproc.io.nodes import Partial
-from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import CellTarget
 from xfelproc.run.config import JobConfig
@@ -27,15 +28,15 @@ from xfelproc.run.loop import Dispatch
 from xfelproc.run.signals import StopFlag
 from xfelproc.run.suspects import Cases, SuspectFile
 from xfelproc.stages.execute import (
-    Opener,
     StageJob,
     UnitSummary,
     execute,
     make_task,
-    unit_lineage,
 )
 from xfelproc.stages.fold import Blocks, Fold, Shards, Update
+from xfelproc.stages.published import find_shards, unit_lineage
 from xfelproc.stages.stills import Stills
+from xfelproc.stages.unit_sources import Opener
 
 
 class Reporter(Protocol):
@@ -122,17 +123,17 @@ class Session:
     def run_units(self, job: StageJob, manifest: Manifest, units: Sequence[int]) -> Counter[str]:
         """Map a stage over units, those with a shard of equal lineage left out; return the counts over all of them."""
         totals: Counter[str] = Counter()
-        todo, done = [], 0
-        for unit in units:
-            header = read_header(shard_path(job.run, job.stage, unit))
-            if header is None or header.lineage != unit_lineage(job, manifest, unit):
-                todo.append(unit)
-                continue
+        headers, changed = find_shards(job.run, job.stage, job.lineage, manifest, units)
+        if changed:
+            self.journal.write("files_changed", stage=job.stage, units=changed)
+            self.reporter.say(f"{job.stage}: files of {len(changed)} units have changed since these were done: they are done again")
+        todo = [unit for unit in units if unit not in headers]
+        sizes = np.diff(manifest.offsets)
+        done, total = (int(sizes[np.array(some, dtype=np.int64)].sum()) for some in (list(headers), units))
+        for header in headers.values():
             totals.update(header.counts)
-            done += int(manifest.offsets[unit + 1] - manifest.offsets[unit])
             if header.instructions != job.instructions:
                 self._mixed(header.instructions)
-        total = int(sum(manifest.offsets[u + 1] - manifest.offsets[u] for u in units))
         self.reporter.stage(job.stage, done, total)
         self.journal.write(
             "stage", stage=job.stage, units=len(units), done=len(units) - len(todo), lineage=job.lineage, frames=done, counts=totals
@@ -152,7 +153,9 @@ class Session:
                 self.journal.write("failure", unit=summary.unit, count=count, reason=reason)
             self.reporter.unit(int(manifest.offsets[summary.unit + 1] - manifest.offsets[summary.unit]), summary.counts)
 
-        suspects = SuspectFile(self.directory).cases(job.stage, todo, lambda unit: unit_lineage(job, manifest, unit))
+        suspects = SuspectFile(self.directory).cases(
+            job.stage, todo, lambda unit: unit_lineage(job.lineage, manifest.unit_input(unit))
+        )
         with IsolatedUnits(job.run, make_task(job)) as isolation:
             self._dispatch(job, on_done, suspects, isolation).run(todo)
         return totals

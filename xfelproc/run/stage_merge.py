@@ -86,7 +86,8 @@ def _lineage(session: Session) -> str:
 
 
 def _gather(session: Session, settings: Merge) -> _Gathered:
-    names = [Path(str(path)).name for path in session.manifest.sources["path"]]
+    sources = session.manifest.sources
+    names = [sources.name(number) for number in range(len(sources))]
     gathered = _Gathered()
     for unit in range(session.manifest.n_units):
         gathered.add(read_shard(shard_path(session.directory.path, STAGE, unit)), names, settings)

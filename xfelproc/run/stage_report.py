@@ -77,7 +77,7 @@ def _views(session: Session, summary: RunSummary) -> list[FrameView]:
 
 
 def _view(session: Session, label: str, ref: FrameRef, result: UnitResult, row: int) -> FrameView:
-    path = str(session.manifest.sources["path"][ref.source])
+    path = session.manifest.sources.path(ref.source)
     with session.opener(path, session.config.input.settings()) as source:
         frame = source.read(ref.index, ref.source)
         pixels, good = np.array(frame.pixels), frame.mask == 0

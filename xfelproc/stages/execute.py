@@ -7,7 +7,6 @@ import os
 import pickle
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 from xfelproc.errors import ConfigError, DataError, OutputError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.inflight import record_of
-from xfelproc.io.manifest import Manifest, read_manifest
-from xfelproc.io.shards import ShardHeader, UnitImages, read_header, shard_path, write_shard
-from xfelproc.io.sources.base import FrameSource
+from xfelproc.io.manifest import UnitInput
+from xfelproc.io.shards import ShardHeader, UnitImages, shard_path, write_shard
 from xfelproc.io.sources.overrides import check_distance
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.kernels.accumulate import accumulate_binned
@@ -29,12 +27,11 @@ from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame, FrameRef, WorkUnit
 from xfelproc.stages.inputs import load_array
+from xfelproc.stages.published import find_shard, planned_lineage, read_lineage, unit_lineage
 from xfelproc.stages.stills import STEPS, Stills, UnitBuilder, process
+from xfelproc.stages.unit_sources import Opener, UnitSources
 from xfelproc.stages.worker_log import WorkerLog
 
-Opener = Callable[[str, SourceSettings], FrameSource]
-
-OPEN_SOURCES = 8
 IMAGE_UNITS = 10
 """One unit in this many adds up its pixels for the virtual powder and the maximum image."""
 IMAGE_SIDE = 1000
@@ -94,19 +91,13 @@ def make_task(job: StageJob) -> Callable[[int, tuple[tuple[int, str], ...]], Uni
     return lambda unit, quarantined: UnitTask(payload, key, unit, quarantined)
 
 
-def unit_lineage(job: StageJob, manifest: Manifest, unit: int) -> str:
-    """Return the hash that a unit's shard must carry to be taken as done."""
-    return hashlib.sha256(f"{job.lineage} {manifest.unit_fingerprint(unit)}".encode()).hexdigest()
-
-
 class _Worker:
     """What a process keeps between units: the stage's job, sources and constants."""
 
     def __init__(self, task: UnitTask) -> None:
         self.key = task.key
         self.job: StageJob = pickle.loads(task.payload)
-        self.manifest = read_manifest(self.job.manifest)
-        self._sources: OrderedDict[int, FrameSource] = OrderedDict()
+        self.sources = UnitSources(self.job.manifest, self.job.opener, self.job.settings)
         self._constants: list[tuple[Detector, NDArray[np.uint8], Detector, Any]] = []
         self._dark: NDArray[Any] | None = None
         self._gain: NDArray[Any] | None = None
@@ -115,31 +106,8 @@ class _Worker:
 
     def close(self) -> None:
         """Release files."""
-        for source in self._sources.values():
-            source.close()
+        self.sources.close()
         self.log.close()
-
-    def source(self, number: int) -> FrameSource:
-        """Return source ``number``, opened lazily; the least recently used ones are closed."""
-        source = self._sources.get(number)
-        if source is None:
-            path = Path(str(self.manifest.sources["path"][number]))
-            self._check_unchanged(number, path)
-            source = self.job.opener(str(path), self.job.settings)
-            self._sources[number] = source
-            if len(self._sources) > OPEN_SOURCES:
-                self._sources.popitem(last=False)[1].close()
-        self._sources.move_to_end(number)
-        return source
-
-    def _check_unchanged(self, number: int, path: Path) -> None:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise DataError(f"cannot be opened: {error.strerror}", path) from error
-        sources = self.manifest.sources
-        if (stat.st_size, stat.st_mtime_ns) != (int(sources["size"][number]), int(sources["mtime"][number])):
-            raise DataError("has changed since the run was planned: run the same command again", path)
 
     def constants(self, frame: Frame, mask: NDArray[np.uint8]) -> tuple[Detector, Any]:
         """Return the calibration of a frame's detector, and that detector as one object for all frames that share it."""
@@ -151,7 +119,7 @@ class _Worker:
                 # another file's copies of the same: remembered, so that they are compared once a file
                 self._constants = [(frame.detector, mask, detector, constants), *self._constants[:1]]
                 return detector, constants
-        check_distance(frame.detector, frame.beam, str(self.manifest.sources["path"][frame.ref.source]), frame.ref.index)
+        check_distance(frame.detector, frame.beam, self.sources.path(frame.ref.source), frame.ref.index)
         if not self._loaded:
             self._dark, self._gain, self._loaded = load_array(self.job.dark), load_array(self.job.gain), True
         constants = self.job.stills.calibrate.constants(frame.detector, mask, self._dark, self._gain)
@@ -181,20 +149,21 @@ def execute(task: UnitTask) -> UnitSummary:
     """
     worker = _worker(task)
     job = worker.job
-    unit, lineage = worker.manifest.unit(task.unit), unit_lineage(job, worker.manifest, task.unit)
-    published = read_header(shard_path(job.run, job.stage, task.unit))
-    if published is not None and published.lineage == lineage:  # an attempt given up for lost had finished: the first shard wins
+    given = worker.sources.begin(task.unit)
+    published, _ = find_shard(shard_path(job.run, job.stage, task.unit), job.lineage, given)
+    if published is not None:  # an attempt given up for lost had finished: the first shard wins
         return UnitSummary(job.stage, task.unit, published.counts, published.seconds, str(os.getpid()))
     record = record_of(job.run)
     try:
-        with worker.log.unit(unit):
-            return _execute(worker, unit, lineage, dict(task.quarantined))
+        with worker.log.unit(given.unit):
+            return _execute(worker, given, dict(task.quarantined))
     finally:
         record.idle()
 
 
-def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[int, str]) -> UnitSummary:
+def _execute(worker: _Worker, given: UnitInput, quarantined: dict[int, str]) -> UnitSummary:
     job, begun, since = worker.job, time.process_time(), time.time()
+    unit, lineage = given.unit, unit_lineage(job.lineage, given)
     record = record_of(job.run)
     record.mark(job.stage, unit.index, -1, since, lineage)
     builder, images, tracebacks = UnitBuilder(), _Images(job.images and unit.index % IMAGE_UNITS == 0), []
@@ -224,7 +193,9 @@ def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[in
     counts |= {"LATTICES": len(result.lattices), "REFLECTIONS": len(result.reflections)}
     path = shard_path(job.run, job.stage, unit.index)
     make_folder(path.parent)
-    write_shard(path, ShardHeader(unit.index, lineage, job.instructions, counts, seconds, path), result, images.result())
+    planned, states = planned_lineage(job.lineage, given), worker.sources.states()
+    header = ShardHeader(unit.index, read_lineage(planned, states), job.instructions, counts, seconds, path, planned)
+    write_shard(path, header, result, images.result(), (given.numbers[given.unseen], states))
     if tracebacks:
         _publish_log(job, unit, tracebacks)
     worker.log.unit_done(counts, dict(zip(STEPS, map(float, result.frames["times"].sum(axis=0)), strict=True)), seconds)
@@ -236,10 +207,7 @@ def _execute(worker: _Worker, unit: WorkUnit, lineage: str, quarantined: dict[in
 
 def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Images) -> None:
     begun = time.process_time()
-    error = str(worker.manifest.sources["error"][ref.source])
-    if error:
-        raise DataError(error)
-    source = worker.source(ref.source)
+    source = worker.sources.source(ref.source)
     frame = source.read(ref.index, ref.source)
     read_time = 1e3 * (time.process_time() - begun)
     detector, constants = worker.constants(frame, source.static_mask())

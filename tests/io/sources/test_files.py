@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.sources.files import expand_inputs, natural_key
+from xfelproc.io.sources.files import expand_inputs
+from xfelproc.io.sources.folders import natural_key
 
 
 @pytest.fixture

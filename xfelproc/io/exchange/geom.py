@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from xfelproc.errors import DataError
@@ -58,10 +59,16 @@ def read_geom(path: str | Path) -> GeomFile:
         If the file is missing, or a line cannot be understood (the message names the line).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        state = Path(path).stat()
+        return _parsed(str(path), state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise DataError(f"cannot read the geometry file ({error.strerror}): check input.geometry", path) from error
-    return parse_geom(text, str(path))
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: str, size: int, mtime: int) -> GeomFile:
+    """Read a geometry once for all the files it describes."""
+    return parse_geom(Path(path).read_text(encoding="utf-8", errors="replace"), path)
 
 
 def parse_geom(text: str, path: str = "") -> GeomFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,6 +195,11 @@ class GeomFile:
         detector = Detector(panels, self._hierarchy(panels))
         # CrystFEL's shift moves the detector, so that the pixels go by it (its x is our -x)
         return detector.shifted((-dx, dy, 0.0)) if dx or dy else detector
+
+    @cached_property
+    def nominal(self) -> Detector:
+        """The detector without any value from a file."""
+        return self.detector()
 
     def beam(self, values: Mapping[str, float] | None = None) -> Beam:
         """Return the beam; the wavelength is NaN where it is not known."""

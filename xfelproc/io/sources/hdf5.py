@@ -62,7 +62,7 @@ def open_hdf5(path: str | Path, settings: SourceSettings | None = None) -> Frame
 
 
 def _open_with_geom(path: str, geom: GeomFile, settings: SourceSettings, pool: Hdf5Pool) -> FrameSource:
-    layout = layout_of_geom(path, geom, geom.detector(), pool, settings.data_path)
+    layout = layout_of_geom(path, geom, geom.nominal, pool, settings.data_path)
     if not layout.n_frames:
         raise DataError("the file holds no frames", path)
     check_dtype(layout, path)
