@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from xfelproc.algorithms.indexing import Index
 from xfelproc.algorithms.integration import Integrate
 from xfelproc.algorithms.merging import Merge, half_set, merge, prepare
+from xfelproc.geometry.cells import lattice_rotations, misorientation
 from xfelproc.io.exchange.geom import parse_geom
 from xfelproc.io.sources import open_source
 from xfelproc.io.sources.settings import SourceSettings
@@ -27,12 +29,15 @@ from xfelproc.models.conventions import FLIP_XZ, wavelength_of
 from xfelproc.models.experiment import Beam, Crystal, Detector, Panel
 from xfelproc.models.frames import CellTarget, RefinedLattice
 from xfelproc.models.tables import ReflectionTable, SpotTable
+from xfelproc.run.config import load_config
 
 THERMOLYSIN = CellTarget((92.9, 92.9, 130.4, 90.0, 90.0, 120.0), "P 61 2 2")
 THAUMATIN = CellTarget((58.0, 58.0, 150.0, 90.0, 90.0, 90.0), "P 41 21 2")
 LYSOZYME = CellTarget((79.1, 79.1, 38.0, 90.0, 90.0, 90.0), "P 43 21 2")
 HT2B = CellTarget((61.4, 122.6, 168.0, 90.0, 90.0, 90.0), "C 2 2 21")
 I24 = (38.06, 78.78, 78.91, 90.0, 90.0, 90.0)
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+THERMOLYSIN_JOB, THAUMATIN_JOB = "cspad_shots.toml", "grid_scan.toml"
 NANO_WAVELENGTH = 1.305097
 
 
@@ -52,6 +57,38 @@ def describe(outcome: Outcome) -> str:
     cell = " ".join(f"{v:.2f}" for v in lattice.crystal.cell)
     used = f"{int(lattice.indexed['used'].sum())} that fit {lattice.rmsd_used:.2f} px"
     return f"{len(outcome.spots)} spots, {len(lattice.indexed)} indexed, {rmsd(lattice, outcome.spots):.2f} px ({used}), {cell}"
+
+
+def chain_of(job: str, target: CellTarget | None = None) -> Chain:
+    """Return the chain of a job file of ``jobs/``, for another target if one is given."""
+    config = load_config(JOBS / job)
+    index = config.section("index")
+    target = index.target() if target is None else target
+    return Chain(target, config.section("spots"), index, config.section("refine"), config.section("calibrate"))
+
+
+def settings_of(job: str) -> str:
+    """Return in words what a job file sets, but for its files and the lattice."""
+    document = tomllib.loads((JOBS / job).read_text(encoding="utf-8"))
+    said = [
+        f"{section}.{key} = {value}"
+        for section, values in document.items()
+        for key, value in values.items()
+        if key not in ("files", "cell", "space_group")
+    ]
+    return f"settings of jobs/{job}, the same for all frames: {', '.join(said)}"
+
+
+def others(outcome: Outcome) -> str:
+    """Return spots, RMSD and turn against the first of the further lattices of a frame."""
+    words = []
+    for lattice in outcome.lattices[1:]:
+        apart = misorientation(
+            lattice.crystal.a_matrix, outcome.lattices[0].crystal.a_matrix, lattice_rotations(outcome.lattices[0].crystal.cell)
+        )
+        n_used = int(lattice.indexed["used"].sum())
+        words.append(f"{len(lattice.indexed)} spots ({n_used} that fit {lattice.rmsd_used:.2f} px) at {apart:.2f}°")
+    return "; ".join(words)
 
 
 def read_outcome(chain: Chain, path: Path, index: int = 0) -> Outcome:
@@ -92,16 +129,30 @@ def real(data: Path) -> Report:
     return report
 
 
+def note_others(report: Report, frame: str, outcome: Outcome) -> None:
+    """Add a remark on the detector's place, and on further lattices whose spots are not offered to the first."""
+    if not outcome.lattices:
+        return
+    lattice = outcome.lattices[0]
+    if any(lattice.shift):
+        place = f"{', '.join(f'{v:.3f}' for v in lattice.shift)} mm, tilt {', '.join(f'{v:.3f}' for v in lattice.tilt)}°"
+        report.notes.append(f"{frame}: detector moved by {place}")
+    if len(outcome.lattices) > 1:
+        report.notes.append(f"{frame}, further lattices, whose spots are not the first's: {others(outcome)}")
+
+
 def thermolysin(folder: Path, report: Report) -> None:
     """Two shots of a CSPAD."""
     consensus = CellTarget()
+    report.notes.append(f"thermolysin: {settings_of(THERMOLYSIN_JOB)}")
     for shot, n, limit in (("401", 121, 0.75), ("601", 29, 0.45)):
         path = folder / f"idx-20130301060858{shot}.cbf"
-        outcome = read_outcome(Chain(THERMOLYSIN), path)
+        outcome = read_outcome(chain_of(THERMOLYSIN_JOB), path)
         holds = bool(outcome.lattices) and len(outcome.lattices[0].indexed) >= n
         holds = holds and rmsd(outcome.lattices[0], outcome.spots) <= limit
         report.add("1", f"thermolysin {shot}, cell given", f"≥ {n} indexed, ≤ {limit} px", describe(outcome), holds)
-        blind = read_outcome(Chain(consensus), path)
+        note_others(report, f"thermolysin {shot}", outcome)
+        blind = read_outcome(chain_of(THERMOLYSIN_JOB, consensus), path)
         cell, group = THERMOLYSIN.cell, THERMOLYSIN.space_group
         assert cell is not None
         assert group is not None
@@ -116,13 +167,16 @@ def thermolysin(folder: Path, report: Report) -> None:
 def thaumatin(folder: Path, report: Report) -> None:
     """Five stills of one crystal on a Pilatus 6M."""
     found: list[Crystal] = []
+    chain = chain_of(THAUMATIN_JOB)
+    report.notes.append(f"thaumatin: {settings_of(THAUMATIN_JOB)}")
     for name, n, limit in (("0002", 489, 1.65), ("0006", 639, 1.18), ("0010", 605, 1.34), ("0014", 313, 1.32)):
-        outcome = read_outcome(Chain(THAUMATIN), folder / f"thau_3_2_{name}.cbf.bz2")
+        outcome = read_outcome(chain, folder / f"thau_3_2_{name}.cbf.bz2")
         holds = bool(outcome.lattices) and len(outcome.lattices[0].indexed) >= n
         holds = holds and rmsd(outcome.lattices[0], outcome.spots) <= limit
         report.add("2", f"thaumatin {name}", f"≥ {n} indexed, ≤ {limit} px", describe(outcome), holds)
+        note_others(report, f"thaumatin {name}", outcome)
         found += [lattice.crystal for lattice in outcome.lattices[:1]]
-    blank = read_outcome(Chain(THAUMATIN), folder / "thau_3_2_0017.cbf.bz2")
+    blank = read_outcome(chain, folder / "thau_3_2_0017.cbf.bz2")
     report.add("2", "thaumatin 0017", "a blank", f"{len(blank.spots)} spots: {blank.reason}", not blank.hit)
     apart = [compare(a, b.a_matrix, "P 41 21 2").misorientation for a, b in combinations(found, 2)]
     worst = max(apart, default=180.0)

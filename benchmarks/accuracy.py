@@ -27,8 +27,8 @@ HEADER = """# Accuracy
 
 Made by `python benchmarks/accuracy.py`. *Right* is a lattice whose primitive basis is that of the truth to a unimodular integer
 matrix, less than 0.5° and 2 % in cell lengths away. *Indexed* spots have |Δhkl| ≤ 0.3 in each index under the final refined
-model, all spots found being offered; an RMSD is √mean(Δfast² + Δslow²) in pixels over exactly these. Numbers of spots are
-those that `FindSpots` finds.
+model, all spots found being offered but those that another reported lattice of the frame predicts nearer; an RMSD is
+√mean(Δfast² + Δslow²) in pixels over exactly these. Numbers of spots are those that `FindSpots` finds.
 """
 
 

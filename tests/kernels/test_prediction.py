@@ -34,9 +34,10 @@ def test_gradients_by_differences(symbol: str, turns: bool) -> None:
     )
     strain = np.array([0.5 * np.linalg.inv(a).T @ e for e in basis])
 
-    def predict(matrix: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    def predict(matrix: np.ndarray, move: np.ndarray) -> np.ndarray:
         out = np.empty((1, 4))
-        predict_indices(matrix, h, np.ones(1, bool), np.zeros(1, np.int32), pack_detector(detector(), shift), s0, spread, out)
+        placed = detector().moved(as_vector(move[:3]), (float(np.degrees(move[3])), float(np.degrees(move[4]))))
+        predict_indices(matrix, h, np.ones(1, bool), np.zeros(1, np.int32), pack_detector(placed), s0, spread, out)
         return out[0, :3]
 
     def moved(step: np.ndarray) -> np.ndarray:
@@ -44,9 +45,9 @@ def test_gradients_by_differences(symbol: str, turns: bool) -> None:
         matrix = rotation_matrix(step[:3]) @ (a + np.tensordot(step[3 : 3 + k], strain, 1))
         return predict(matrix, step[3 + k :])
 
-    n = 6 + len(basis)
+    n = 8 + len(basis)
     analytic = np.empty((3, n))
-    still_jacobian(a, strain, h[0], pack_detector(detector())[0], s0, spread, 3, np.empty((5, 3)), analytic)
+    still_jacobian(a, strain, h[0], pack_detector(detector())[0], s0, spread, 5, detector().centre, np.empty((5, 3)), analytic)
     for j in range(n):
         size = 1e-8 if 3 <= j < 3 + len(basis) else 1e-5
         step = np.zeros(n)

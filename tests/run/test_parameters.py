@@ -102,6 +102,7 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "refine.sigma_excitation": (0.01, {}),
     "refine.cell_restraint": (0.0001, {}),
     "refine.shift_restraint": (0.001, XYZ),
+    "refine.tilt_restraint": (0.001, {"refine.detector": "tilt"}),
     "refine.outlier_limit": (2.0, {}),
     "refine.outlier_sigma": (1.1, {}),
     "refine.turns": (False, {"refine.sigma_floor": 0.3}),
@@ -145,7 +146,10 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "merge.free_choice": ("thin_shells", {}),
 }
 """Another value of each parameter, and what else the job must say for it to matter."""
-TESTED_APART = {"index.min_misorientation": "tests/algorithms/indexing/test_index_known.py"}
+TESTED_APART = {
+    "index.min_misorientation": "tests/algorithms/indexing/test_index_known.py",
+    "refine.max_satellites": "tests/algorithms/refinement/test_satellites.py",
+}
 
 
 def parameters(model: type[BaseModel], path: str) -> Iterator[str]:

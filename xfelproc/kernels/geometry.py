@@ -42,6 +42,35 @@ def pack_panels(d: Floats, pixel_sizes: Floats, image_sizes: NDArray[np.int64], 
 
 
 @njit(cache=True, nogil=True)
+def move_panels(start: Floats, move: Floats, pivot: Floats, out: Floats) -> None:
+    """Write packed panels turned about ``pivot`` (mm) and then translated, as `Detector.moved` does.
+
+    ``move`` is a translation (mm) and the x and y of a rotation vector (radians).
+    """
+    turn = np.eye(3)
+    angle = np.sqrt(move[3] * move[3] + move[4] * move[4])
+    if angle > 0.0:
+        cross = np.zeros((3, 3))
+        cross[0, 2], cross[1, 2], cross[2, 0], cross[2, 1] = move[4], -move[3], -move[4], move[3]
+        for r in range(3):
+            for c in range(3):
+                square = 0.0
+                for m in range(3):
+                    square += cross[r, m] * cross[m, c]
+                turn[r, c] += np.sin(angle) / angle * cross[r, c] + (1.0 - np.cos(angle)) / (angle * angle) * square
+    for p in range(start.shape[0]):
+        old, g = start[p], out[p]
+        g[:] = old
+        for r in range(3):
+            for axis in range(3):
+                g[3 * axis + r] = turn[r, 0] * old[3 * axis] + turn[r, 1] * old[3 * axis + 1] + turn[r, 2] * old[3 * axis + 2]
+            g[9 + r] = pivot[r] + move[r]
+            for c in range(3):
+                g[9 + r] += turn[r, c] * (old[9 + c] - pivot[c])
+        g[12] = g[6] * g[9] + g[7] * g[10] + g[8] * g[11]
+
+
+@njit(cache=True, nogil=True)
 def mean_path(mu: float, thickness: float, cosine: float) -> tuple[float, float]:
     """Return the mean absorption path in mm at a given cosine to the normal, and its derivative with respect to the cosine."""
     if mu <= 0.0 or thickness <= 0.0:

@@ -235,13 +235,22 @@ def _predict_one(
 
 @njit(cache=True, nogil=True)
 def still_jacobian(
-    a: Floats, strain: Floats, h: Indices, g: Floats, s0: Floats, spread: Floats, n_shift: int, work: Floats, out: Floats
+    a: Floats,
+    strain: Floats,
+    h: Indices,
+    g: Floats,
+    s0: Floats,
+    spread: Floats,
+    n_shift: int,
+    pivot: Floats,
+    work: Floats,
+    out: Floats,
 ) -> None:
     """Write the derivatives (3, parameters) of fast, slow (px) and excitation error (1/Å) of one reflection on panel ``g``.
 
     The parameters are three turns (radians, about x, y, z), amplitudes of the changes of A ``strain`` (k, 3, 3), and ``n_shift``
-    translations of the detector (mm). The turn of the displacement vector with q is left out (relative size ε/|q|).
-    ``work`` is scratch (5, 3).
+    movements of the detector: translations (mm), then turns about x and y through ``pivot`` (radians). The turn of the
+    displacement vector with q is left out (relative size ε/|q|). ``work`` is scratch (5, 3).
     """
     radius = np.sqrt(s0[0] * s0[0] + s0[1] * s0[1] + s0[2] * s0[2])
     q, n, beam, v, unit = work[0], work[1], work[2], work[3], work[4]
@@ -261,7 +270,7 @@ def still_jacobian(
     for r in range(3):
         unit[r] /= norm
     k = strain.shape[0]
-    _geometry_jacobian(g, unit, norm, n_shift, 3 + k, out)
+    _geometry_jacobian(g, unit, norm, n_shift, pivot, 3 + k, out)
     gx, gy, gz, hx, hy, hz = out[0, 0], out[0, 1], out[0, 2], out[1, 0], out[1, 1], out[1, 2]
     for j in range(3 + k):
         if j == 0:
@@ -285,10 +294,12 @@ def still_jacobian(
 
 
 @njit(cache=True, nogil=True)
-def _geometry_jacobian(g: Floats, unit: Floats, norm: float, n_shift: int, column: int, out: Floats) -> None:
-    """Write d(fast, slow)/d(ray) into the columns 0-2 of ``out``, and the translations' derivatives from ``column`` on.
+def _geometry_jacobian(g: Floats, unit: Floats, norm: float, n_shift: int, pivot: Floats, column: int, out: Floats) -> None:
+    """Write d(fast, slow)/d(ray) into the columns 0-2 of ``out``, and the detector's derivatives from ``column`` on.
 
-    A ray meets the plane at f·r (n·o)/(n·r) - f·o along each axis f; the parallax adds path(|n·u|) f·u.
+    A ray meets the plane at f·r (n·o)/(n·r) - f·o along each axis f; the parallax adds path(|n·u|) f·u. A turn of the panel
+    about the point where the ray meets it leaves that pixel where it is, but for the parallax: a turn about the pivot does what
+    the translation of that point does.
     """
     along = g[6] * unit[0] + g[7] * unit[1] + g[8] * unit[2]
     path, slope = mean_path(g[17], g[18], abs(along))
@@ -306,3 +317,12 @@ def _geometry_jacobian(g: Floats, unit: Floats, norm: float, n_shift: int, colum
             if r < n_shift:
                 out[axis, column + r] = (f_u * g[6 + r] / along - f_r) / g[13 + axis]
                 out[2, column + r] = 0.0
+        if n_shift == 5:
+            x, y, z = g[12] / along * unit[0] - pivot[0], g[12] / along * unit[1] - pivot[1], g[12] / along * unit[2] - pivot[2]
+            along_x, along_y, along_z = out[axis, column], out[axis, column + 1], out[axis, column + 2]
+            out[axis, column + 3] = y * along_z - z * along_y
+            out[axis, column + 4] = z * along_x - x * along_z
+            n_x, n_y = g[7] * unit[2] - g[8] * unit[1], g[8] * unit[0] - g[6] * unit[2]
+            out[axis, column + 3] += (path * (f1 * unit[2] - f2 * unit[1]) + slope * n_x * f_u) / g[13 + axis]
+            out[axis, column + 4] += (path * (f2 * unit[0] - f0 * unit[2]) + slope * n_y * f_u) / g[13 + axis]
+            out[2, column + 3] = out[2, column + 4] = 0.0

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.geometry import spots_to_q
+from xfelproc.kernels.geometry import move_panels, spots_to_q
 from xfelproc.kernels.prediction import predict_indices, still_jacobian
 from xfelproc.kernels.small_matrices import solve_spd
 
@@ -194,6 +194,7 @@ def _normal_equations(
     s0: Floats,
     spread: Floats,
     n_shift: int,
+    pivot: Floats,
     residual: Floats,
     out: Floats,
     weights: Floats,
@@ -209,7 +210,7 @@ def _normal_equations(
     for i in range(keep.shape[0]):
         if not keep[i]:
             continue
-        still_jacobian(a, strain, hkl[i], geometry[panel[i]], s0, spread, n_shift, work, rows)
+        still_jacobian(a, strain, hkl[i], geometry[panel[i]], s0, spread, n_shift, pivot, work, rows)
         u, v = residual[i, 2], residual[i, 3]
         for j in range(p):
             x, y = rows[0, j], rows[1, j]
@@ -226,15 +227,14 @@ def _normal_equations(
 
 
 @njit(cache=True, nogil=True)
-def _move(step: Floats, shift: Floats, geometry: Floats) -> float:
-    """Add a translation (mm, of as many axes as are refined) to ``shift`` and to the packed panels; return its largest part."""
+def _move(step: Floats, move: Floats, start: Floats, pivot: Floats, geometry: Floats) -> float:
+    """Add a step to the detector's translation and tilt and place its panels; return the largest part, 100 mm as a radian."""
     largest = 0.0
     for j in range(step.shape[0]):
-        shift[j] += step[j]
-        largest = max(largest, abs(step[j]))
-        for t in range(geometry.shape[0]):
-            geometry[t, 9 + j] += step[j]
-            geometry[t, 12] += step[j] * geometry[t, 6 + j]
+        move[j] += step[j]
+        largest = max(largest, abs(step[j]) * (0.01 if j < 3 else 1.0))
+    if step.shape[0] > 0:
+        move_panels(start, move, pivot, geometry)
     return largest
 
 
@@ -250,9 +250,14 @@ def refine_still(
     s0: Floats,
     spread: Floats,
     n_shift: int,
+    pivot: Floats,
+    place: Floats,
     settings: Floats,
 ) -> tuple[Floats, Floats, Ints, NDArray[np.bool_], NDArray[np.bool_], Floats, Floats]:
-    """Refine orientation, cell (along ``basis`` of the metric) and detector translation on all spots of a frame.
+    """Refine orientation, cell (along ``basis`` of the metric) and the detector's place on all spots of a frame.
+
+    ``n_shift`` of the detector's translations along x, y, z and turns about x and y through ``pivot`` (mm) are refined.
+    ``place`` (2, 5) is where (mm, radians) the restraint holds them, and where they start.
 
     Each cycle assigns indices anew, keeps the nearest spot of each index, estimates the scatter that counting statistics do not
     explain, and makes one Gauss-Newton step with biweights on position and on excitation error.
@@ -261,24 +266,26 @@ def refine_still(
     ----------
     settings
         tolerance of the index; σ·S/N of positions, tangential and radial (px); least systematic σ (px); σ of the excitation error
-        (1/Å; 0: from the spots); restraint of the cell (relative) and of the translation (mm); biweight limit; most cycles.
+        (1/Å; 0: from the spots); restraint of the cell (relative), of translation (mm) and tilt (radians); biweight limit; cycles.
 
     Returns
     -------
-    A, translation (mm), hkl (n, 3), within tolerance (n), kept (n), fast, slow, excitation, ΔΨ (n, 4), and the σ of systematic
-    position (px) and of excitation (1/Å) in the last cycle, with the cycles made.
+    A, translation (mm) and tilt (radians) (5), hkl (n, 3), within tolerance (n), kept (n), fast, slow, excitation, ΔΨ (n, 4), and
+    the σ of systematic position (px) and of excitation (1/Å) in the last cycle, with the cycles made.
 
     Longer than the house's 60 lines by its parameters and scratch, which the steps of a cycle share.
     """
     tolerance, s_tangential, s_radial, s_floor, s_excitation = settings[0], settings[1], settings[2], settings[3], settings[4]
-    cell_sigma, shift_sigma, limit, cycles = settings[5], settings[6], settings[7], int(settings[8])
+    cell_sigma, shift_sigma, tilt_sigma, limit, cycles = settings[5], settings[6], settings[7], settings[8], int(settings[9])
     n, k = panel.shape[0], basis.shape[0]
     p = 3 + k + n_shift
     a = a_start.copy()
     _constrain(a, basis)
     metric = a.T @ a
     geometry = geometry_start.copy()
-    shift = np.zeros(3)
+    shift = place[1].copy()
+    if np.any(shift != 0.0):
+        move_panels(geometry_start, shift, pivot, geometry)
     beam = s0 / np.sqrt(np.sum(s0 * s0))
     q = np.empty((n, 3))
     hkl = np.zeros((n, 3), dtype=np.int32)
@@ -306,18 +313,37 @@ def refine_still(
             break
         strain = _strains(a, basis)
         _normal_equations(
-            a, strain, hkl, keep, panel, geometry, s0, spread, n_shift, residual, out, weights, work, rows, normal, right
+            a,
+            strain,
+            hkl,
+            keep,
+            panel,
+            geometry,
+            s0,
+            spread,
+            n_shift,
+            pivot + shift[:3],
+            residual,
+            out,
+            weights,
+            work,
+            rows,
+            normal,
+            right,
         )
         _restrain_cell(a, metric, basis, cell_sigma, normal, right)
         for j in range(n_shift):
-            normal[3 + k + j, 3 + k + j] += 1.0 / shift_sigma**2
-            right[3 + k + j] -= shift[j] / shift_sigma**2
+            sigma = shift_sigma if j < 3 else tilt_sigma
+            normal[3 + k + j, 3 + k + j] += 1.0 / sigma**2
+            right[3 + k + j] -= (shift[j] - place[0, j]) / sigma**2
         if not solve_spd(normal, right):
             break
         for j in range(k):
             a += right[3 + j] * strain[j]
         a = _turn(right[:3], a)
-        change = max(np.sqrt(right[0] ** 2 + right[1] ** 2 + right[2] ** 2), _move(right[3 + k :], shift, geometry) / 100.0)
+        change = max(
+            np.sqrt(right[0] ** 2 + right[1] ** 2 + right[2] ** 2), _move(right[3 + k :], shift, geometry_start, pivot, geometry)
+        )
         if change < 1e-6 + 2e-5 * systematic and cycle < cycles - 1 and cycle > 0:
             cycles = cycle + 1
     return a, shift, hkl, inside, keep, out, summary

@@ -128,6 +128,43 @@ class Detector:
         panels = tuple(replace(p, origin=as_vector(move + p.origin)) for p in self.panels)
         return Detector(panels, None if self.hierarchy is None else _shift_group(self.hierarchy, move))
 
+    @cached_property
+    def centre(self) -> NDArray[np.float64]:
+        """(3,) mean of the panels' centres, mm; the point about which `moved` tilts."""
+        half = 0.5 * self.image_sizes * self.pixel_sizes
+        centres = self.d_matrices @ np.column_stack([half, np.ones(len(half))])[:, :, None]
+        mean: NDArray[np.float64] = centres[:, :, 0].mean(axis=0)
+        return mean
+
+    def moved(self, shift: Vector3, tilt: tuple[float, float]) -> Detector:
+        """Return the detector turned about its centre by the rotation vector (``tilt``, 0) (degrees, laboratory frame), then
+        translated by ``shift`` (mm).
+        """
+        if not any(tilt):
+            return self.shifted(shift) if any(shift) else self
+        angle = float(np.radians(np.hypot(*tilt)))
+        x, y = np.radians(tilt) / angle
+        cross = np.array([[0.0, 0.0, y], [0.0, 0.0, -x], [-y, x, 0.0]])
+        turn = np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)  # Rodrigues
+        move = self.centre + shift - turn @ self.centre
+        panels = []
+        for p in self.panels:
+            fast, slow, origin = _moved_frame(p, turn, move)
+            panels.append(replace(p, fast_axis=fast, slow_axis=slow, origin=origin))
+        return Detector(tuple(panels), None if self.hierarchy is None else _move_group(self.hierarchy, turn, move))
+
+
+def _moved_frame(
+    item: Panel | DetectorGroup, turn: NDArray[np.float64], move: NDArray[np.float64]
+) -> tuple[Vector3, Vector3, Vector3]:
+    """Return fast axis, slow axis and origin turned about the laboratory's origin, the last then translated."""
+    return as_vector(turn @ item.fast_axis), as_vector(turn @ item.slow_axis), as_vector(turn @ item.origin + move)
+
+
+def _move_group(group: DetectorGroup, turn: NDArray[np.float64], move: NDArray[np.float64]) -> DetectorGroup:
+    children = tuple(c if isinstance(c, int) else _move_group(c, turn, move) for c in group.children)
+    return DetectorGroup(group.name, children, *_moved_frame(group, turn, move))
+
 
 def _shift_group(group: DetectorGroup, move: NDArray[np.float64]) -> DetectorGroup:
     children = tuple(c if isinstance(c, int) else _shift_group(c, move) for c in group.children)

@@ -59,7 +59,8 @@ class IndexedLattice:
     """A lattice as the indexer leaves it: crystal, the spots it explains (rows of the SpotTable) and their indices (n, 3).
 
     ``shift`` (mm, laboratory frame) is the translation of the detector under which the indices were assigned: 0 unless the
-    beam centre was so far off that it had to be searched. ``log10_p`` is the chance that random spots show such a lattice.
+    beam centre was so far off that it had to be searched; ``tilt`` (degrees) is
+    that of `Detector.moved`. ``log10_p`` is the chance that random spots show such a lattice.
     """
 
     crystal: Crystal
@@ -67,6 +68,7 @@ class IndexedLattice:
     hkl: NDArray[np.int32]
     log10_p: float
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    tilt: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,10 @@ class IndexingResult:
 class RefinedLattice:
     """A lattice after refinement. ``indexed`` (its ``lattice`` column is 0) holds every spot with |Δhkl| ≤ 0.3 under the model.
 
-    ``detector`` carries the refined ``shift`` (mm). ``rmsd`` is in px, ``rmsd_psi`` in degrees, over ``indexed``; ``rmsd_used``
-    is in px over those that outlier rejection kept. A fifth of random spots are within 0.3 of an index: of a frame with many spots
-    that are not this lattice's, only the second RMSD tells how well it fits.
+    ``detector`` carries the refined ``shift`` (mm) and ``tilt`` (degrees). ``rmsd`` is in px, ``rmsd_psi`` in degrees, over
+    ``indexed``; ``rmsd_used`` is in px over those that outlier rejection kept. A fifth of random spots are within 0.3 of an
+    index: of a frame with many spots that are not this lattice's, only the second RMSD tells how well it fits. A ``satellite`` is
+    part of the crystal of another lattice of the frame: it has spots of its own, but its reflections are that lattice's.
     """
 
     crystal: Crystal
@@ -96,6 +99,8 @@ class RefinedLattice:
     reason: str = ""
     log10_p: float = 0.0
     rmsd_used: float = 0.0
+    tilt: tuple[float, float] = (0.0, 0.0)
+    satellite: bool = False
 
 
 @dataclass(frozen=True)

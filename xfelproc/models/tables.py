@@ -146,7 +146,9 @@ class LatticeTable(Table):
         Column("half_mosaicity", "f8", "degree", "half the full-width mosaic spread, η/2"),
         Column("d_min", "f8", "Å", "resolution to which the lattice was integrated"),
         Column("shift", "f8", "mm", "refined detector translation, laboratory frame", (3,)),
+        Column("tilt", "f8", "degree", "refined turn of the detector about its centre, about x and y of the laboratory", (2,)),
         Column("log10_p", "f8", "", "log10 of the chance that random spots give so many inliers"),
+        Column("satellite", "?", "", "whether it is part of the crystal of another lattice of the frame: it is not integrated"),
     )
 
 

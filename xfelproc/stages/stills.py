@@ -147,7 +147,7 @@ def _refine(stills: Stills, found: IndexingResult, spots: SpotTable, frame: Fram
     refined = [stills.refine.refine(lattice, spots, frame.detector, frame.beam) for lattice in found.lattices]
     refused = [lattice.reason for lattice in refined if not lattice.accepted]
     accepted = tuple(lattice for lattice in refined if lattice.accepted)
-    if len(accepted) > 1:
+    if accepted:
         separated = stills.refine.separate(accepted, spots, frame.detector, frame.beam)
         accepted = tuple(lattice for lattice in separated if lattice.accepted)
         refused += [lattice.reason for lattice in separated if not lattice.accepted]
@@ -219,6 +219,8 @@ class UnitBuilder:
                 "half_mosaicity": crystal.half_mosaicity,
                 "d_min": 0.0 if integration is None else integration.d_min[number],
                 "shift": lattice.shift,
+                "tilt": lattice.tilt,
+                "satellite": lattice.satellite,
                 "log10_p": lattice.log10_p,
             }
         )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -95,6 +97,21 @@ def test_detector_shift(mode: str, shift: tuple[float, float, float]) -> None:
     assert result.shift == pytest.approx(shift, abs=0.004 if mode == "xy" else 0.02)
     assert result.detector.panels[0].origin == pytest.approx(DETECTOR.panels[0].origin, abs=0.02)
     check_counts(result, spots)
+
+
+def test_detector_tilt() -> None:
+    crystal, spots = simulate(7, 250, noise=0.2)
+    wrong = DETECTOR.moved((0.03, -0.02, 0.15), (0.1, -0.3))
+    refine = Refine(detector="tilt", shift_restraint=0.5, cell_restraint=1e-4)
+    result = refine.refine(start_from(crystal, 7, 0.1), spots, wrong, BEAM)
+    assert result.tilt == pytest.approx((-0.1, 0.3), abs=0.02)
+    for axis in ("origin", "fast_axis", "slow_axis"):
+        ours, truth = getattr(result.detector.panels[0], axis), getattr(DETECTOR.panels[0], axis)
+        assert ours == pytest.approx(truth, abs=0.03 if axis == "origin" else 4e-4)
+    check_counts(result, spots)
+    again = refine.refine(replace(start_from(crystal, 7, 0.1), shift=result.shift, tilt=result.tilt), spots, wrong, BEAM)
+    assert again.tilt == pytest.approx(result.tilt, abs=1e-3)
+    assert again.shift == pytest.approx(result.shift, abs=1e-2)
 
 
 def test_pulls() -> None:

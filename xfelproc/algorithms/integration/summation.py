@@ -59,12 +59,12 @@ class Integrate(Parameters):
     def integrate(self, frame: Frame, lattices: Sequence[RefinedLattice], spots: SpotTable) -> IntegrationResult:
         """Return the integrated reflections of all ``lattices`` of a frame (its pixels in photons).
 
-        Reflections whose peak regions meet, of the same lattice or of another, are flagged as overlaps; reflections at which a spot
-        was indexed as observed.
+        Satellites have none: their reflections are their crystal's. Reflections whose peak regions meet, of the same lattice or of
+        another, are flagged as overlaps; reflections at which a spot was indexed as observed.
         """
         if not lattices:
             return IntegrationResult((), (), ReflectionTable(0))
-        tables = [self._predicted(number, lattice, frame.beam) for number, lattice in enumerate(lattices)]
+        tables = [self._predicted(n, lattice, frame.beam) for n, lattice in enumerate(lattices) if not lattice.satellite]
         table = self._summed(frame, ReflectionTable.concatenate(tables))
         limits = [self._limit(table, number) for number in range(len(lattices))]
         if self.min_i_over_sigma > 0 and self.d_min == 0:

@@ -73,10 +73,10 @@ def dials_lattices(path: str, ref: FrameRef, experiment: Experiment, result: Uni
     """Return the lattices of a frame with their refined detector, reflections and indexed spots."""
     found = []
     for number, lattice in enumerate(lattice_rows(result, row)):
-        shift = as_vector(result.lattices["shift"][lattice])
+        shift, tilt = as_vector(result.lattices["shift"][lattice]), result.lattices["tilt"][lattice]
         models = replace(
             experiment,
-            detector=experiment.detector.shifted(shift) if any(shift) else experiment.detector,
+            detector=experiment.detector.moved(shift, (float(tilt[0]), float(tilt[1]))),
             crystal=crystal_of(result, lattice),
             identifier=f"{ref.source}-{ref.index}-{number}",
             image=(path, ref.index),
