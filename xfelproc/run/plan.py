@@ -55,7 +55,12 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
     seen.look()
     if seen.experiment is None:
         first = next(iter(seen.errors.values()), "no frames in it")
-        raise ConfigError(f"input.files: none of {len(seen.looked)} files can be opened; the first: {first}")
+        opened = (
+            f"the {len(seen.looked)} files that were opened, of {len(files)},"
+            if len(seen.looked) < len(files)
+            else f"{len(files)} files"
+        )
+        raise ConfigError(f"input.files: none of {opened} can be read; the first: {first}")
     return Plan(_manifest(config, files, seen), seen.experiment, _recipe(config, seen.experiment), int(np.sum(seen.size == UNSEEN)))
 
 
@@ -79,7 +84,7 @@ class _Seen:
             self.open(number)
         for members in singles:
             known = [number for number in members if number in self.looked and number not in self.errors]
-            if known and all(self.n_frames[number] == 1 for number in known):
+            if all(self.n_frames[number] == 1 for number in known):
                 # seen or not, their lineage is the same: which ones were sampled must not matter
                 self.size[known] = self.mtime[known] = UNSEEN
                 continue

@@ -14,6 +14,7 @@ from xfelproc.models.tables import LatticeTable
 from xfelproc.run.lineage import digest
 from xfelproc.run.session import Session
 from xfelproc.run.target import CONSENSUS, user_target
+from xfelproc.stages.published import files_digest
 
 STAGE = "sample"
 FRAMES_A_UNIT = 8
@@ -38,7 +39,8 @@ def run_stage(session: Session) -> None:
     manifest = session.manifest.with_frames(order, FRAMES_A_UNIT)
     path = session.directory.gather / "sample.h5"
     job = session.stage_job(STAGE, manifest, path, user_target(session), integrate=False)
-    lineage = digest({"stage": job.lineage, "manifest": manifest.stamp, "sample": sample.model_dump(mode="json")})
+    files = files_digest(manifest)
+    lineage = digest({"stage": job.lineage, "manifest": manifest.stamp, "files": files, "sample": sample.model_dump(mode="json")})
     known = session.directory.read_json(CONSENSUS)
     if known is not None and known["lineage"] == lineage:
         session.warnings += known["warnings"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.io.manifest import Manifest, UnitInput, file_state
+from xfelproc.io.manifest import UNSEEN, Manifest, UnitInput, file_state
 from xfelproc.io.shards import ShardHeader, published_units, read_header, shard_path
 
 LOOKERS = 16
@@ -40,6 +40,13 @@ def states_now(given: UnitInput) -> NDArray[np.int64]:
 def unit_lineage(lineage: str, given: UnitInput) -> str:
     """Return the hash that a unit's shard must carry to be taken as done. Looks at the files of one frame."""
     return read_lineage(planned_lineage(lineage, given), states_now(given))
+
+
+def files_digest(manifest: Manifest) -> str:
+    """Return the hash of size and time of those files of its frames that were not looked at when the run was planned."""
+    used = np.unique(manifest.frame_source)
+    unseen = used[manifest.sources.table["size"][used] == UNSEEN]
+    return hashlib.sha256(repr([file_state(manifest.sources.path(int(n))) for n in unseen]).encode()).hexdigest()
 
 
 def find_shard(path: Path, lineage: str, given: UnitInput) -> tuple[ShardHeader | None, bool]:
