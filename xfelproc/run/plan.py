@@ -12,7 +12,7 @@ from xfelproc.io.manifest import UNSEEN, Manifest, Sources, SourceTable, cut_uni
 from xfelproc.io.names import FileNames
 from xfelproc.io.sources.base import FrameSource
 from xfelproc.io.sources.files import InputFiles, find_inputs
-from xfelproc.io.sources.folders import single_frame_suffix
+from xfelproc.io.sources.folders import MANY, suffix_of
 from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
@@ -21,7 +21,7 @@ from xfelproc.stages.inputs import load_array
 from xfelproc.stages.unit_sources import Opener
 
 OPENED_OF_A_SUFFIX = 64
-"""Image files of one suffix that are opened when a run is planned; the others are taken for the same."""
+"""Files of one suffix that are opened for good when a run is planned; see `make_plan` for the others."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Plan:
 def make_plan(config: JobConfig, opener: Opener) -> Plan:
     """Return sources, frames and units of a job.
 
-    Every file that may hold many frames is opened. Of image files with one suffix some are opened, spread over the run; where these
-    hold one frame each, the others are taken for the same and neither opened nor looked at: the worker that reads one does.
+    Of files with one suffix some are opened for good, spread over the run. Where image files among these hold one frame each, the
+    others are taken for the same and neither opened nor looked at: the worker that reads one does. Of the other HDF5 files the
+    frames are counted, without reading the models, where they are held as in the first good one; all others are opened, too.
     A source that cannot be opened counts as one frame, which fails with its reason; the others are kept.
 
     Raises
@@ -79,21 +80,38 @@ class _Seen:
 
     def look(self) -> None:
         """Open files: all, but of image files only as many as it takes to know that each holds a frame."""
-        samples, singles = sample_files(self.files)
+        samples, groups = sample_files(self.files)
+        patterns: dict[str, FrameSource] = {}
         for number in samples:
-            self.open(number)
-        for members in singles:
+            source = self.open(number)
+            if source is not None:
+                patterns.setdefault(suffix_of(self.files.names[number]), source)
+        for suffix, members in groups.items():
             known = [number for number in members if number in self.looked and number not in self.errors]
-            if all(self.n_frames[number] == 1 for number in known):
+            if suffix not in MANY and all(self.n_frames[number] == 1 for number in known):
                 # seen or not, their lineage is the same: which ones were sampled must not matter
                 self.size[known] = self.mtime[known] = UNSEEN
                 continue
             for number in members:
-                if number not in self.looked:
+                if number not in self.looked and not self.count(number, patterns.get(suffix)):
                     self.open(number)
 
-    def open(self, number: int) -> None:
-        """Open a file and keep what the plan needs of it."""
+    def count(self, number: int, like: FrameSource | None) -> bool:
+        """Count the frames of a file by the way another one holds them; return whether that was possible."""
+        path = self.files.path(number)
+        try:
+            found = None if like is None else like.count_like(path)
+        except (DataError, OSError):
+            return False  # opening it tells why
+        if found is None:
+            return False
+        self.looked.add(number)
+        self.size[number], self.mtime[number] = file_state(path)
+        self.n_frames[number], self.chunk[number] = found[0], max(1, found[1])
+        return True
+
+    def open(self, number: int) -> FrameSource | None:
+        """Open a file and keep what the plan needs of it; return it, closed, if it is good."""
         path = self.files.path(number)
         self.looked.add(number)
         self.size[number], self.mtime[number] = file_state(path)
@@ -106,30 +124,32 @@ class _Seen:
                     self.experiment = found
         except (DataError, OSError) as problem:
             self.errors[number] = str(problem)
+            return None
+        return source
 
 
-def sample_files(files: InputFiles) -> tuple[list[int], list[list[int]]]:
-    """Return the files to open, in run order, and the groups of image files of one suffix of which these are a sample.
+def sample_files(files: InputFiles) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the files to open, in run order, and by their suffix the files of which these are a sample.
 
-    A group has more than `OPENED_OF_A_SUFFIX` files; smaller ones are opened whole, as are files that lists choose frames of.
+    There are more than `OPENED_OF_A_SUFFIX` of a suffix; of others all are opened, as are image files of which lists choose frames.
     """
     listed = set(files.listed)
     groups: dict[str, list[int]] = {}
     chosen: list[int] = []
     for number, name in enumerate(files.names):
-        suffix = single_frame_suffix(name)
-        if suffix and number not in listed:
+        suffix = suffix_of(name)
+        if suffix in MANY or (suffix and number not in listed):
             groups.setdefault(suffix, []).append(number)
         else:
             chosen.append(number)
-    sampled = []
-    for members in groups.values():
+    sampled = {}
+    for suffix, members in groups.items():
         if len(members) <= OPENED_OF_A_SUFFIX:
             chosen += members
             continue
         places = np.linspace(0, len(members) - 1, OPENED_OF_A_SUFFIX).astype(np.int64)
         chosen += [members[place] for place in places]
-        sampled.append(members)
+        sampled[suffix] = members
     return sorted(chosen), sampled
 
 

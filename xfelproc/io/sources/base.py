@@ -63,6 +63,18 @@ class FrameSource(ABC):
             If the frame cannot be read; names file and frame.
         """
 
+    def count_like(self, path: str) -> tuple[int, int] | None:
+        """Return frames and frames a chunk of another file that holds its frames as this one does, without reading its models.
+
+        None: it does not, or there is no telling; open it. This source may be closed meanwhile.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be opened.
+        """
+        return None
+
     def close(self) -> None:  # noqa: B027  (closing is optional: most sources hold no handle)
         """Release file handles; the source can be read again afterwards."""
 

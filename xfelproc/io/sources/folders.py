@@ -17,7 +17,9 @@ SUFFIXES = (
 )
 """Suffixes of the files taken from a folder, before .gz, .bz2 and .xz."""
 
-SINGLE = frozenset(SUFFIXES) - {".h5", ".hdf5", ".nxs", ".cxi", ".tif", ".tiff", ".edf"}
+MANY = frozenset({".h5", ".hdf5", ".nxs", ".cxi"})
+"""Suffixes of files that hold any number of frames."""
+SINGLE = frozenset(SUFFIXES) - MANY - {".tif", ".tiff", ".edf"}
 """Suffixes of formats that, as a rule, hold one frame a file."""
 
 MAGIC = re.compile(r"[*?\[]")
@@ -46,12 +48,12 @@ def is_frame_file(name: str) -> bool:
     return lower.endswith(SUFFIXES) and not name.startswith(".")
 
 
-def single_frame_suffix(name: str) -> str:
-    """Return the suffix of an image file that, as a rule, holds one frame, with that of its wrapper; empty for all others."""
+def suffix_of(name: str) -> str:
+    """Return the suffix of a file of which the like hold frames alike, with that of its wrapper; empty for all others."""
     lower = name.lower()
     dot = lower.rfind(".")
     suffix = lower[dot:]
-    if suffix in SINGLE:
+    if suffix in SINGLE or suffix in MANY:
         return suffix
     if suffix in _WRAPPED:
         inner = lower[lower.rfind(".", 0, dot) : dot]

@@ -19,6 +19,7 @@ from xfelproc.io.sources.hdf5_layout import (
     segments_of,
     slots_of_detector,
     what_looks_like_frames,
+    whole_dataset,
 )
 from xfelproc.io.sources.hdf5_source import Hdf5Source, PlainDescription, check_dtype
 from xfelproc.io.sources.nexus import describe_nexus
@@ -85,6 +86,7 @@ def _open_with_detector(path: str, settings: SourceSettings, pool: Hdf5Pool) -> 
     shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != frame_axis)
     slots = slots_of_detector(reference.detector, shape, path)
     part = Part(tuple(segments_of(dataset, path, frame_axis)), slots, frame_axis, shape)
-    layout = Layout((part,), dataset.dtype, reference.detector.stack_shape, chunk_frames(dataset, frame_axis))
+    whole = whole_dataset(dataset, path, (part,))
+    layout = Layout((part,), dataset.dtype, reference.detector.stack_shape, chunk_frames(dataset, frame_axis), dataset=whole)
     check_dtype(layout, path)
     return Hdf5Source(path, layout, PlainDescription(path, reference, settings), pool)

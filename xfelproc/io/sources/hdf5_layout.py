@@ -77,6 +77,8 @@ class Layout:
     stack_shape: tuple[int, int, int]
     chunk_frames: int = 1
     notes: tuple[str, ...] = field(default=())
+    dataset: str = ""
+    """Path of the one dataset of the file that counts all frames on its first axis; empty where there is none such."""
 
     @property
     def n_frames(self) -> int:
@@ -260,6 +262,18 @@ def chunk_frames(dataset: Any, frame_axis: int | None) -> int:
     return max(1, int(dataset.chunks[frame_axis]))
 
 
+def stored_as(dataset: Any, segments: list[Segment], frame_axis: int | None, pool: Hdf5Pool) -> tuple[np.dtype[Any], int]:
+    """Return type and frames a chunk as stored: a virtual dataset may state a wider type than its sources have."""
+    if dataset.is_virtual:
+        for segment in segments:
+            try:
+                source = pool.dataset(segment.file, segment.dataset)
+            except DataError:
+                continue
+            return source.dtype, chunk_frames(source, frame_axis)
+    return dataset.dtype, chunk_frames(dataset, frame_axis)
+
+
 def layout_of_geom(path: str, geom: GeomFile, detector: Detector, pool: Hdf5Pool, data_path: str | None = None) -> Layout:
     """Return where a file's frames are, by a CrystFEL geometry.
 
@@ -284,13 +298,19 @@ def layout_of_geom(path: str, geom: GeomFile, detector: Detector, pool: Hdf5Pool
         if dtype is not None and dataset.dtype != dtype:
             raise DataError(f"{name} holds {dataset.dtype}, other panels {dtype}: panels of one detector must share a type", path)
         dtype = dataset.dtype
-        chunk = max(chunk, chunk_frames(dataset, part.frame_axis))
+        chunk = max(chunk, stored_as(dataset, list(part.segments), part.frame_axis, pool)[1])
         parts.append(part)
     lengths = {p.ends[-1] for p in parts}
     if len(lengths) > 1:
         raise DataError(f"the panels' datasets hold different numbers of frames: {sorted(lengths)}", path)
     assert dtype is not None
-    return Layout(tuple(parts), dtype, detector.stack_shape, chunk)
+    return Layout(tuple(parts), dtype, detector.stack_shape, chunk, dataset=whole_dataset(dataset, path, parts))
+
+
+def whole_dataset(dataset: Any, path: str, parts: Sequence[Part]) -> str:
+    """Return the path of a dataset if it is in this file and holds all frames on its first axis, else an empty string."""
+    alone = len(parts) == 1 and parts[0].frame_axis == 0 and parts[0].ends[-1] == dataset.shape[0]
+    return str(dataset.name) if alone and str(dataset.file.filename) == path else ""
 
 
 def _part(path: str, name: str, frame_axis: int | None, slots: tuple[Slot, ...], pool: Hdf5Pool) -> tuple[Part, Any]:

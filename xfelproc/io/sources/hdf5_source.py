@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.sources.base import FrameSource, SourceSummary
 from xfelproc.io.sources.hdf5_file import Hdf5Pool
-from xfelproc.io.sources.hdf5_layout import Layout
+from xfelproc.io.sources.hdf5_layout import Layout, segments_of, stored_as
 from xfelproc.io.sources.hdf5_read import FrameReader, working_dtype
 from xfelproc.io.sources.masks import build_mask, describe_mask
 from xfelproc.io.sources.overrides import apply_settings, describe_overrides
@@ -130,6 +131,29 @@ class Hdf5Source(FrameSource):
                 bad = pixels[panel] == value if kind == "equal" else pixels[panel] > value
                 mask[panel][bad] |= np.uint8(MaskBit.RANGE)
         return Frame(FrameRef(source, index), pixels, mask, self._cache.trusted, models.detector, models.beam)
+
+    def count_like(self, path: str) -> tuple[int, int] | None:
+        """Return frames and frames a chunk of another file in which the same dataset holds frames of the same shape and type."""
+        layout, pool = self.layout, Hdf5Pool()
+        if not layout.dataset:
+            return None
+        try:
+            found = pool.file(path).get(layout.dataset)
+            if not isinstance(found, h5py.Dataset) or str(found.file.filename) != path:
+                return None
+            segments = segments_of(found, path, 0)
+            dtype, chunk = stored_as(found, segments, 0, pool)
+            if (
+                tuple(found.shape[1:]) != layout.parts[0].frame_shape
+                or layout.dtype not in (dtype, found.dtype)
+                or not found.shape[0]
+            ):
+                return None
+            return int(found.shape[0]), chunk
+        except (OSError, KeyError, RuntimeError):
+            return None
+        finally:
+            pool.close()
 
     def close(self) -> None:
         """Release file handles; the source can be read again afterwards."""

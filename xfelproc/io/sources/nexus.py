@@ -14,7 +14,18 @@ from xfelproc.io.exchange.nexus_axes import text
 from xfelproc.io.exchange.nexus_fields import find
 from xfelproc.io.exchange.nexus_read import Module, NexusFile
 from xfelproc.io.sources.hdf5_file import Hdf5Pool, broken_link, get_dataset
-from xfelproc.io.sources.hdf5_layout import Layout, Part, Segment, Slot, check_slots, chunk_frames, segments_of, slots_of_detector
+from xfelproc.io.sources.hdf5_layout import (
+    Layout,
+    Part,
+    Segment,
+    Slot,
+    check_slots,
+    chunk_frames,
+    segments_of,
+    slots_of_detector,
+    stored_as,
+    whole_dataset,
+)
 from xfelproc.io.sources.hdf5_source import Description, Mask
 from xfelproc.io.sources.masks import build_mask, describe_mask
 from xfelproc.io.sources.overrides import apply_settings, describe_overrides, load_reference, override_beam
@@ -109,7 +120,7 @@ def describe_nexus(path: str, nexus: NexusFile, settings: SourceSettings, pool: 
     DataError
         If the file has no frames, or they do not fit its geometry.
     """
-    segments, shape, dtype, chunk, frame_axis, notes = _frames(path, nexus, settings, pool)
+    segments, shape, dtype, chunk, frame_axis, notes, dataset = _frames(path, nexus, settings, pool)
     modules, odd = _fit_modules(nexus.modules, shape)
     nexus = replace(nexus, modules=modules)
     reference = load_reference(settings)
@@ -121,7 +132,8 @@ def describe_nexus(path: str, nexus: NexusFile, settings: SourceSettings, pool: 
         slots = tuple(_slot(i, m) for i, m in enumerate(modules))
     check_slots(slots, shape, [p.name for p in detector.panels], "the frames' dataset", path)
     part = Part(tuple(segments), slots, frame_axis, shape)
-    layout = Layout((part,), dtype, detector.stack_shape, chunk)
+    whole = "" if dataset is None else whole_dataset(dataset, path, (part,))
+    layout = Layout((part,), dtype, detector.stack_shape, chunk, dataset=whole)
     n = layout.n_frames
     for name, found in (("wavelengths", len(nexus.wavelengths)), ("angles", nexus.scan.image_range[1] if nexus.scan else 1)):
         if found not in (0, 1, n):
@@ -155,11 +167,11 @@ def _fit_modules(modules: tuple[Module, ...], shape: tuple[int, ...]) -> tuple[t
     return tuple(fitted), ()
 
 
-_Frames = tuple[list[Segment], tuple[int, ...], np.dtype[Any], int, int | None, tuple[str, ...]]
+_Frames = tuple[list[Segment], tuple[int, ...], np.dtype[Any], int, int | None, tuple[str, ...], Any]
 
 
 def _frames(path: str, nexus: NexusFile, settings: SourceSettings, pool: Hdf5Pool) -> _Frames:
-    """Return segments, shape and type of a frame, frames a chunk, the frame axis, and notes."""
+    """Return segments, shape and type of a frame, frames a chunk, the frame axis, notes, and the dataset if it is one."""
     file = pool.file(path)
     if settings.data_path is not None:
         return _of_dataset(get_dataset(file, settings.data_path, path), path, nexus, pool)
@@ -191,32 +203,20 @@ def _opened(group: Any, name: str) -> Any:
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def _stored(dataset: Any, segments: list[Segment], frame_axis: int | None, pool: Hdf5Pool) -> tuple[np.dtype[Any], int]:
-    """Return type and frames a chunk as stored: a virtual dataset may state a wider type than its sources have."""
-    if dataset.is_virtual:
-        for segment in segments:
-            try:
-                source = pool.dataset(segment.file, segment.dataset)
-            except DataError:
-                continue
-            return source.dtype, chunk_frames(source, frame_axis)
-    return dataset.dtype, chunk_frames(dataset, frame_axis)
-
-
 def _of_dataset(dataset: Any, path: str, nexus: NexusFile, pool: Hdf5Pool) -> _Frames:
     lengths = {len(m.origin) for m in nexus.modules}
     axes = len(dataset.shape)
     frame_axis = None if axes == 2 or (axes == 3 and lengths == {3} and len(nexus.modules) == dataset.shape[0] > 1) else 0
     segments = segments_of(dataset, path, frame_axis)
     shape = tuple(int(s) for a, s in enumerate(dataset.shape) if a != frame_axis)
-    dtype, chunk = _stored(dataset, segments, frame_axis, pool)
+    dtype, chunk = stored_as(dataset, segments, frame_axis, pool)
     missing = sorted({s.file for s in segments if not Path(s.file).is_file()})
     notes = [f"{Path(m).name} is missing: its frames cannot be read" for m in missing]
     for segment in segments:
         link = broken_link(pool.file(path), segment.dataset) if segment.file == path else None
         if link is not None and not (Path(path).parent / link.split(":")[0]).is_file():
             notes.append(f"{link.split(':')[0]} is missing: its {segment.count} frames cannot be read")
-    return segments, shape, dtype, chunk, frame_axis, tuple(dict.fromkeys(notes))
+    return segments, shape, dtype, chunk, frame_axis, tuple(dict.fromkeys(notes)), dataset
 
 
 def _of_links(group: Any, names: list[str], path: str, nexus: NexusFile) -> _Frames:
@@ -247,4 +247,4 @@ def _of_links(group: Any, names: list[str], path: str, nexus: NexusFile) -> _Fra
         total += count
     if nexus.images_expected and total != nexus.images_expected:
         notes.append(f"the header states {nexus.images_expected} images, the files hold {total}")
-    return segments, tuple(int(s) for s in first.shape[1:]), first.dtype, chunk_frames(first, 0), 0, tuple(notes)
+    return segments, tuple(int(s) for s in first.shape[1:]), first.dtype, chunk_frames(first, 0), 0, tuple(notes), None
