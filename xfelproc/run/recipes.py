@@ -16,6 +16,7 @@ from xfelproc.drivers.base import Driver
 from xfelproc.drivers.inline import InlineDriver
 from xfelproc.drivers.pool import PoolDriver
 from xfelproc.errors import ConfigError, XfelprocError
+from xfelproc.io.atomic import sweep_temporaries
 from xfelproc.io.inflight import clear_inflight
 from xfelproc.run.config import Execution, JobConfig
 from xfelproc.run.directory import RunDirectory
@@ -147,6 +148,7 @@ def run_job(
         finally:
             driver.close()
         clear_inflight(output)
+        sweep_temporaries(output)  # of workers that were killed
         return outcome
 
 
