@@ -23,11 +23,11 @@ def test_help_needs_nothing_heavy() -> None:
         "import sys; sys.argv = ['xfelproc', '--help']\n"
         "from xfelproc.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('numpy', 'numba', 'h5py', 'scipy', 'pydantic', 'plotly') if m in sys.modules])"
+        "print([m for m in ('numpy', 'numba', 'h5py', 'scipy', 'pydantic', 'plotly', 'zarr') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("demo", "inspect", "init", "check", "run", "status", "report", "export", "simulate"):
+    for command in ("demo", "inspect", "init", "check", "run", "status", "report", "export", "consolidate", "simulate"):
         assert command in done.stdout
 
 

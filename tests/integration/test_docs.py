@@ -23,9 +23,10 @@ def pages() -> list[Path]:
 def test_commands_of_the_page_run(page: Path, tmp_path: Path) -> None:
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
-    command = bin_folder / "xfelproc"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m xfelproc "$@"\n')
-    command.chmod(0o755)
+    for name, arguments in (("xfelproc", "-m xfelproc "), ("python3", "")):
+        command = bin_folder / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
+        command.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),

@@ -24,7 +24,7 @@ FRONT = 1024
 """Bytes before the HDF5 part, a size that HDF5 allows for what is not its own."""
 FILES_A_FOLDER = 1000
 
-_TABLES: dict[str, type[Table]] = {
+TABLES: dict[str, type[Table]] = {
     "frames": FrameTable,
     "spots": SpotTable,
     "lattices": LatticeTable,
@@ -32,7 +32,7 @@ _TABLES: dict[str, type[Table]] = {
     "reflections": ReflectionTable,
 }
 
-_COLUMNS = [(name, [(c.name, c.dtype, c.unit, c.shape) for c in kind.SCHEMA]) for name, kind in _TABLES.items()]
+_COLUMNS = [(name, [(c.name, c.dtype, c.unit, c.shape) for c in kind.SCHEMA]) for name, kind in TABLES.items()]
 SCHEMA = f"{zlib.crc32(repr(_COLUMNS).encode()):08x}"
 """Of the columns, their types and units: a shard with others is not done."""
 
@@ -71,7 +71,7 @@ def shard_path(run: Path, stage: str, unit: int) -> Path:
 def _checksum(result: UnitResult) -> int:
     """CRC-32 over the tables' bytes: a shard damaged in the middle opens, but does not pass."""
     crc = 0
-    for name in _TABLES:
+    for name in TABLES:
         table: Table = getattr(result, name)
         for column in table.SCHEMA:
             values = table[column.name]
@@ -115,7 +115,7 @@ def write_shard(
         arrays = {"image_total": images.total, "image_maximum": images.maximum}
     if files is not None and len(files[0]):
         arrays |= {"file_source": files[0], "file_size": files[1][:, 0], "file_mtime": files[1][:, 1]}
-    image = to_bytes(attributes, {name: getattr(result, name) for name in _TABLES}, arrays)
+    image = to_bytes(attributes, {name: getattr(result, name) for name in TABLES}, arrays)
     write_pieces(path, (_front(attributes, len(image)), image))
 
 
@@ -206,6 +206,18 @@ def read_shard(path: Path) -> UnitResult:
     if _checksum(result) != expected:
         raise DataError("the tables do not match their checksum: remove this shard and run the same command again", path)
     return result
+
+
+def read_lengths(path: Path) -> dict[str, int]:
+    """Return the number of rows of each of a unit's tables.
+
+    Raises
+    ------
+    DataError
+        If the shard is missing or damaged.
+    """
+    with opened(path) as file:
+        return {name: len(file[name][kind.SCHEMA[0].name]) for name, kind in TABLES.items()}
 
 
 def read_frames(path: Path) -> FrameTable:
