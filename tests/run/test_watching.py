@@ -9,6 +9,8 @@ import pytest
 
 from tests.run.test_run import job, run
 from xfelproc.cli.status import lines_of, one_line, panel
+from xfelproc.drivers.slurm import QueueState
+from xfelproc.io.shards import shard_path
 from xfelproc.run import watching
 from xfelproc.run.watching import Watch, read_workers
 
@@ -74,12 +76,10 @@ def test_a_running_run_is_followed_by_its_journal(done: Path, monkeypatch: pytes
 
 def test_workers_and_where_they_are(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = done / "logs" / "inflight"
-    for path in folder.iterdir():
-        path.unlink()
-    (folder / f"{socket.gethostname()}-{os.getpid()}").write_text("process 2 1 1000.000\n")
-    (folder / f"{socket.gethostname()}-4194305").write_text("process 1 0 900.000\n")  # beyond the largest process number
-    (folder / "node-17-55").write_text("merge:0 3 -1 950.000\n")
-    (folder / "node-17-56").write_text("process -1 -1 990.000\n")
+    (folder / f"{socket.gethostname()}-{os.getpid()}").write_text("process 2 1 1000.000 1001.000 abc\n")
+    (folder / f"{socket.gethostname()}-4194305").write_text("process 1 0 900.000 905.000 abc\n")  # nobody has this number
+    (folder / "node-17-55").write_text("merge:0 3 -1 950.000 950.000 -\n")
+    (folder / "node-17-56").write_text("- -1 -1 0 0 -\n")
     workers = read_workers(done)
     assert [(w.host, w.pid, w.unit, w.alive) for w in workers] == [
         (socket.gethostname(), 4194305, 1, False),
@@ -95,6 +95,21 @@ def test_workers_and_where_they_are(done: Path, monkeypatch: pytest.MonkeyPatch)
     assert "merge:0 part 3" in text
     assert "12 of 12 frames" in one_line(status)
     assert panel(status) is not None
+
+
+def test_suspects_and_queue(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspect = {"stage": "process", "unit": 2, "row": 1, "deaths": 1, "how": "died", "lineage": "abc", "at": 12.5}
+    (done / "gather" / "suspects.json").write_text(json.dumps({"suspects": [suspect]}))
+    jobs = [QueueState("12", "process", "PENDING", "Priority", restarts=2)]
+    monkeypatch.setattr(watching, "queue_state", lambda run: jobs)
+    shard_path(done, "process", 2).unlink()
+    seen = watch(done)
+    text = "\n".join(lines_of(seen.collect()))
+    assert "suspect: frame 1 of unit 2 of process, its worker died (1)" in text
+    assert "SLURM job 12 (process): PENDING (Priority), requeued 2 times" in text
+    assert seen.state() == "queued"
+    jobs[0] = QueueState("12", "process", "CANCELLED")
+    assert watch(done).state() == "stopped"
 
 
 def test_interrupted_run_says_so(done: Path) -> None:

@@ -40,7 +40,7 @@ def follow(folder: Path, as_json: bool, every: float | None) -> None:
     seconds = every if every is not None else ON_TERMINAL if live else IN_LINES
     try:
         watch.refresh()
-        if not watch.running:
+        if not (watch.running or watch.waiting):
             console.print("nothing is at work on this run", highlight=False) if not as_json else None
         elif live:
             _follow_live(console, watch, seconds)
@@ -53,7 +53,7 @@ def follow(folder: Path, as_json: bool, every: float | None) -> None:
 
 def _follow_live(console: Console, watch: Watch, seconds: float) -> None:
     with Live(panel(watch.collect()), console=console, auto_refresh=False, transient=True) as display:
-        while watch.running:
+        while watch.running or watch.waiting:
             time.sleep(seconds)
             watch.refresh()
             display.update(panel(watch.collect()), refresh=True)
@@ -61,7 +61,7 @@ def _follow_live(console: Console, watch: Watch, seconds: float) -> None:
 
 def _follow_lines(console: Console, watch: Watch, as_json: bool, seconds: float) -> None:
     said, silent = "", 0
-    while watch.running:
+    while watch.running or watch.waiting:
         status = watch.collect()
         line = json.dumps(status, default=str) if as_json else one_line(status)
         if line != said or silent >= REPEAT:
@@ -129,6 +129,7 @@ def lines_of(status: Mapping[str, Any]) -> list[str]:
     if status["holder"]:
         lines.append(f"process {status['holder']['pid']} on {status['holder']['host']} is at work, stage {status['stage']['name']}")
         lines += _workers(status)
+    lines += [f"SLURM {line}" for line in status["queue_lines"]]
     if merged := status["merged"]:
         lines.append(_merged(merged))
     if status["state"] == "done" and status["report"]:
@@ -143,6 +144,9 @@ def _why(status: Mapping[str, Any]) -> str:
 def _trouble(status: Mapping[str, Any]) -> list[str]:
     lost = status["workers"]["lost"]
     lines = [f"workers were lost {lost} times; units they were at are done again"] if lost else []
+    for suspect in status["suspects"]:
+        where = f"frame {suspect['row']} of unit {suspect['unit']}" if suspect["row"] >= 0 else f"unit {suspect['unit']}"
+        lines.append(f"suspect: {where} of {suspect['stage']}, its worker {suspect['how']} ({suspect['deaths']}): it is run alone")
     return lines + [f"left out: frame {q['row']} of unit {q['unit']} ({q['reason']})" for q in status["quarantined"]]
 
 
@@ -152,9 +156,9 @@ def _workers(status: Mapping[str, Any]) -> list[str]:
     for worker in workers[:WORKERS_SHOWN]:
         where = f"unit {worker['unit']}, frame {worker['row']}" if worker["row"] >= 0 else f"part {worker['unit']}"
         state = "" if worker["alive"] is not False else ", dead"
-        seen = f", last seen {duration(now - worker['seen'])} ago" if worker["alive"] is None else ""
+        at_frame = f", at this frame for {duration(now - worker['frame_since'])}" if worker["row"] >= 0 else ""
         lines.append(
-            f"  {worker['host']} {worker['pid']}: {worker['stage']} {where}, for {duration(now - worker['since'])}{state}{seen}"
+            f"  {worker['host']} {worker['pid']}: {worker['stage']} {where}, for {duration(now - worker['since'])}{at_frame}{state}"
         )
     return lines
 
@@ -175,7 +179,7 @@ def panel(status: Mapping[str, Any]) -> RenderableType:
     grid.add_row("speed", Text(_speed(status) or "not known yet"))
     for reason, count in status["failures"].items():
         grid.add_row("failed", Text(f"{count} x {reason}"))
-    for text in (*status["remarks"], *_trouble(status), *status["warnings"][-3:]):
+    for text in (*status["remarks"], *_trouble(status), *status["queue_lines"], *status["warnings"][-3:]):
         grid.add_row("note", Text(text, style="yellow"))
     title = Text(f"{status['run']}  {status['state']}, stage {status['stage']['name'] or 'start'}", style="bold")
     bar = ProgressBar(total=max(1, frames["total"]), completed=frames["done"])

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from xfelproc.drivers.slurm import QueueState, queue_state
+from xfelproc.io.inflight import read_inflight
 from xfelproc.io.shards import ShardFault
 from xfelproc.run.directory import open_run
 from xfelproc.run.journal import JournalTail
@@ -18,13 +20,17 @@ from xfelproc.run.lineage import changed, versions
 from xfelproc.run.lock import holder
 from xfelproc.run.metrics import metrics_path
 from xfelproc.run.progress import Progress
+from xfelproc.run.suspects import SuspectFile
+
+ASK_QUEUE_EVERY = 30.0
+"""Seconds between questions to SLURM, whose controller has others to serve."""
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Where a worker is: stage, unit, row of the frame, and since when it is at that unit.
+    """Where a worker is: stage, unit, row of the frame (-1: none), and since when it is at that unit and that frame.
 
-    ``alive`` is None for a worker on another host: nobody can tell from here; ``seen`` is when its record last changed.
+    ``alive`` is None for a worker on another host: nobody can tell from here.
     """
 
     host: str
@@ -33,24 +39,17 @@ class WorkerState:
     unit: int
     row: int
     since: float
-    seen: float
+    frame_since: float
     alive: bool | None
 
 
 def read_workers(run: Path) -> list[WorkerState]:
     """Return the workers that are at a unit, by their in-flight records; longest at it first."""
-    here, found = socket.gethostname(), []
-    folder = run / "logs" / "inflight"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        host, _, pid = path.name.rpartition("-")
-        try:
-            words, seen = path.read_text().split(), path.stat().st_mtime
-        except FileNotFoundError:  # cleared meanwhile
-            continue
-        if len(words) < 4 or not pid.isdigit() or int(words[1]) < 0:
-            continue
-        alive = _is_there(int(pid)) if host == here else None
-        found.append(WorkerState(host, int(pid), words[0], int(words[1]), int(words[2]), float(words[3]), seen, alive))
+    here = socket.gethostname()
+    found = [
+        WorkerState(r.host, r.worker, r.stage, r.unit, r.row, r.since, r.at, _is_there(r.worker) if r.host == here else None)
+        for r in read_inflight(run)
+    ]
     return sorted(found, key=lambda worker: worker.since)
 
 
@@ -86,6 +85,13 @@ class Watch:
         self._tail = JournalTail(folder)
         self._looked = False
         self.holder: dict[str, Any] | None = None
+        self.queue: list[QueueState] = []
+        self._asked = -ASK_QUEUE_EVERY
+
+    @property
+    def waiting(self) -> bool:
+        """Whether SLURM still has a job for the run."""
+        return any(job.is_alive for job in self.queue)
 
     @property
     def running(self) -> bool:
@@ -98,6 +104,8 @@ class Watch:
         The dispatcher counts the shards when it begins, and tells the journal; where none is at work, they are counted here.
         """
         self.holder = holder(self.folder / "lock")
+        if time.monotonic() - self._asked >= ASK_QUEUE_EVERY:
+            self._asked, self.queue = time.monotonic(), queue_state(self.folder)
         for event in self._tail.poll():
             self.progress.feed(event)
         if not self._looked and not (self.running and self.progress.counted):
@@ -105,11 +113,13 @@ class Watch:
             self._looked = True
 
     def state(self) -> str:
-        """Return ``running``, ``done`` or ``stopped``."""
+        """Return ``running``, ``queued``, ``done`` or ``stopped``."""
         progress = self.progress
         if self.running:
             return "running"
-        return "done" if progress.last.get("event") == "end" and progress.units == len(progress.sizes) else "stopped"
+        if progress.last.get("event") == "end" and progress.units == len(progress.sizes):
+            return "done"
+        return "queued" if self.waiting else "stopped"
 
     def remarks(self) -> list[str]:
         """Return what is odd about the results here, and what it means."""
@@ -137,7 +147,7 @@ class Watch:
         """Return how far the run is, as plain values."""
         progress, state = self.progress, self.state()
         now = time.time() if self.running and progress.processing else progress.pace.last
-        merged, suspects = self.directory.read_json("merge.json"), self.directory.read_json("suspects.json")
+        merged, suspects = self.directory.read_json("merge.json"), self.directory.read_json(SuspectFile.NAME)
         left = progress.seconds_left(now) if self.running and progress.processing else None
         return {
             "run": str(self.folder),
@@ -153,7 +163,9 @@ class Watch:
             "failures": dict(progress.failures.most_common(5)),
             "driver": progress.driver,
             "workers": {"asked_for": progress.workers, "lost": progress.workers_lost, "at_work": self._workers()},
-            "suspects": suspects,
+            "suspects": suspects["suspects"] if suspects else [],
+            "queue": [asdict(job) for job in self.queue],
+            "queue_lines": [job.line() for job in self.queue],
             "quarantined": [{"stage": s, "unit": u, "row": r, "reason": why} for (s, u, r), why in progress.quarantined.items()],
             "warnings": list(progress.warnings),
             "remarks": self.remarks(),
