@@ -122,6 +122,11 @@ class FakeRefine(Parameters):
         table = IndexedTable(n, spot=lattice.spots, hkl=lattice.hkl)
         return RefinedLattice(lattice.crystal, detector, (0, 0, 0), table, 0.1, 0.1, True, log10_p=lattice.log10_p)
 
+    def separate(
+        self, lattices: Sequence[RefinedLattice], spots: SpotTable, detector: Detector, beam: Beam
+    ) -> tuple[RefinedLattice, ...]:
+        return tuple(lattices)
+
 
 class FakeIntegrate(Parameters):
     def integrate(self, frame: Frame, lattices: Sequence[RefinedLattice], spots: SpotTable) -> IntegrationResult:

@@ -36,7 +36,7 @@ def consolidate_run(folder: Path, output: Path, progress: Callable[[int, int], N
     return consolidate(
         shards,
         len(manifest.sources),
-        lambda number: str(manifest.sources["path"][number]),
+        manifest.sources.path,
         output,
         _attributes(run),
         progress=lambda done: progress(done, manifest.n_units),
