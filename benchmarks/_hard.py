@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from _truth import Chain, Report, Tally, simulated_frame
 
+from tests.run.spot_lists import run_spots
 from xfelproc.algorithms.indexing import Index
 from xfelproc.geometry.detector import pixel_to_q
-from xfelproc.models.experiment import Beam
+from xfelproc.models.experiment import Beam, Detector
 from xfelproc.models.frames import CellTarget
 from xfelproc.models.tables import SpotTable
 from xfelproc.simulation import SimulationSettings, Simulator, preset
@@ -168,4 +171,25 @@ def random(quick: bool) -> Report:
         measured = f"{accepted} of {frames} ({indexed} before refinement)"
         report.add("5", f"frames of 15-200 random peaks indexed, {name}", "≤ 2 of 2000", measured, accepted <= 2)
         print(name, measured, flush=True)
+    random_runs(report, frames, detector, beam, CellTarget(settings.cell, settings.space_group))
     return report
+
+
+def random_runs(report: Report, frames: int, detector: Detector, beam: Beam, target: CellTarget) -> None:
+    """Make runs of 20-50 frames of random peaks, and count those that find a distance of the detector."""
+    lists = []
+    for _, spots in random_spots(frames):
+        q = pixel_to_q(detector, beam, spots["panel"], spots["fast"], spots["slow"])
+        lists.append(spots.replace(d=1.0 / np.linalg.norm(q, axis=1)))
+    rng, runs, found, indexed, tried = np.random.default_rng(21), 0, 0, 0, 0
+    while lists:
+        size = int(rng.integers(20, 51))
+        with TemporaryDirectory() as folder:
+            result = run_spots(lists[:size], detector, beam, target, Path(folder))
+        runs, found, lists = runs + 1, found + (result.distance is not None), lists[size:]
+        indexed, tried = indexed + (result.record or {}).get("indexed", 0), tried + (result.record or {}).get("frames", 0)
+        if result.record is not None and result.record["agreeing"]:
+            report.notes.append(f"run {runs} of random peaks: {result.record}")
+    measured = f"{found} of {runs} ({frames} frames; of {tried} sampled {indexed} had a lattice at some distance)"
+    report.add("5", "runs of 20-50 frames of random peaks that find a distance", "0", measured, found == 0)
+    print("distance", measured, flush=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from tests.run.spot_lists import run_spots
 from xfelproc.algorithms.calibration import Calibrate
 from xfelproc.algorithms.indexing import Index
 from xfelproc.algorithms.spotfinding import FindSpots
@@ -134,3 +135,26 @@ def test_cells_of_single_shots_cluster(shared_data):
     assert found.best.count > 0.95 * len(cells)
     assert np.allclose(found.best.cell[:3], np.median(cells, axis=0)[:3], rtol=2e-3)
     assert np.linalg.det(real_space_basis(found.best.cell)) > 0
+
+
+@pytest.mark.slow
+def test_stills_whose_recorded_distance_is_wrong(shared_data, tmp_path):
+    """The same four stills at the distance in their file, 10 % short: a run finds the distance by itself, and all index."""
+    folder = folder_of(shared_data, "still_i24_lyso")
+    models = read_expt(folder / "imported.expt")[0]
+    with h5py.File(folder / "strong.h5") as file:
+        names = ("id", "panel", "xyzobs.px.value", "intensity.sum.value", "intensity.sum.variance")
+        columns = {name: file[name][()] for name in names}
+    position, intensity = columns["xyzobs.px.value"], columns["intensity.sum.value"]
+    snr = intensity / np.sqrt(columns["intensity.sum.variance"])
+    spots = SpotTable(None, panel=columns["panel"], fast=position[:, 0], slow=position[:, 1], intensity=intensity, snr=snr)
+    lists = [spots.select(columns["id"] == k) for k in range(4)]
+    cell = (38.06, 78.78, 78.91, 90.0, 90.0, 90.0)
+    found = run_spots(lists, models.detector, models.beam, CellTarget(cell, "P 2 2 2"), tmp_path)
+    assert found.distance == pytest.approx(319.0, abs=1.0)
+    assert found.n_indexed >= 3
+    for unit in found.units:
+        for lattice in unit.lattices["cell"]:
+            length, angle = cell_deviation(lattice, cell)
+            assert length < 0.02
+            assert angle < 1.5

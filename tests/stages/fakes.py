@@ -103,6 +103,10 @@ class FakeIndex(Parameters):
     space_group: str | None = None
 
     max_penalty: float = 1.5
+    log10_chance: float = -3.0
+
+    def quick(self) -> FakeIndex:
+        return self
 
     def target(self) -> CellTarget:
         return CellTarget(self.cell, self.space_group)

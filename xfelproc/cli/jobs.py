@@ -14,6 +14,7 @@ from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
+from xfelproc.run.distance import distance_warnings
 from xfelproc.run.plan import Plan, make_plan
 from xfelproc.run.recipes import Outcome, default_opener, run_job
 
@@ -114,6 +115,7 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
             f"{overall['n_unique']} reflections, completeness {100 * overall['completeness']:.1f} %, multiplicity "
             f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {100 * overall['r_split']:.1f} %"
         )
+    lines += [f"warning: {text}" for text in distance_warnings(directory)]
     lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]
     return lines + list(outcome.messages)
 

@@ -77,10 +77,19 @@ class Report(Parameters):
 
 
 class Sample(Parameters):
-    """Section ``[sample]``: how the cell is found when none is given."""
+    """Section ``[sample]``: what a sample of the frames tells: the cell where none is given, else whether the distance is wrong."""
 
     min_lattices: Annotated[int, Field(ge=1, description="lattices to index without a cell before the consensus is taken")] = 100
     max_frames: Annotated[int, Field(ge=1, description="most frames to try for that")] = 20_000
+    max_distance_error: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=0.3,
+            description="cell given, input.distance not: relative error of the recorded distance that is searched for on a sample "
+            "of hits where they do not index as they should; what several agree on is used for all frames; 0: none",
+        ),
+    ] = 0.12
 
 
 class JobConfig(Parameters):

@@ -161,6 +161,10 @@ class RunDirectory:
         """Publish a JSON file in ``gather``."""
         write_atomic(self.gather / name, json.dumps(content, indent=1, allow_nan=True).encode())
 
+    def remove_json(self, name: str) -> None:
+        """Discard a JSON file of ``gather``."""
+        (self.gather / name).unlink(missing_ok=True)
+
 
 def relevant(document: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved job that the shards depend on."""
@@ -168,6 +172,8 @@ def relevant(document: dict[str, Any]) -> dict[str, Any]:
     part["execution"] = {"unit_size": document.get("execution", {}).get("unit_size")}
     if not part["index"].get("cell"):
         part["sample"] = document.get("sample", {})
+    elif not part["input"].get("distance"):
+        part["sample"] = {"max_distance_error": document.get("sample", {}).get("max_distance_error")}
     return part
 
 

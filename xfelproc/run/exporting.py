@@ -24,6 +24,7 @@ from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.run.config import JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
+from xfelproc.run.distance import source_settings
 from xfelproc.run.lineage import versions
 from xfelproc.run.recipes import default_opener
 from xfelproc.run.stage_process import STAGE
@@ -68,7 +69,7 @@ class FinishedRun:
 
     def frames(self) -> Iterator[ExportedFrame]:
         """Yield the frames that could be read, in order, with their models."""
-        opener, settings = default_opener(), self.config.input.settings()
+        opener, settings = default_opener(), source_settings(self.config, self.directory)
         current: tuple[int, FrameSource] | None = None
         for unit in range(self.manifest.n_units):
             result = read_shard(shard_path(self.directory.path, STAGE, unit))
@@ -134,8 +135,8 @@ def export_stream(run: FinishedRun, output: Path) -> None:
 
 
 def _geometry(run: FinishedRun) -> GeomFile:
-    given = run.config.input.geometry
-    return read_geom(given) if given is not None and given.suffix == ".geom" else geom_of(run.first_experiment())
+    given, moved = run.config.input.geometry, source_settings(run.config, run.directory).distance is not None
+    return read_geom(given) if given is not None and given.suffix == ".geom" and not moved else geom_of(run.first_experiment())
 
 
 def _event(source: FrameSource, index: int) -> str:

@@ -125,6 +125,11 @@ class Dispatch(Generic[T]):
             self._drop()
             raise
 
+    def finish(self) -> None:
+        """Send out no more units: those in flight are the last."""
+        self.waiting.clear()
+        self.suspects.clear()
+
     def _recall(self) -> None:
         """Take up the cases of earlier starts: suspects run alone, frames in quarantine are told of."""
         known = set(self.waiting).intersection(self.cases.units())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ from xfelproc.stages.fold import Blocks, Fold, Shards, Update
 from xfelproc.stages.published import find_shards, unit_lineage
 from xfelproc.stages.stills import Stills
 from xfelproc.stages.unit_sources import Opener
+
+Enough = Callable[[int, Mapping[str, int]], bool]
 
 
 class Reporter(Protocol):
@@ -83,15 +85,21 @@ class Session:
         finally:
             self.times[name] = self.times.get(name, 0.0) + time.monotonic() - begun
 
-    def stage_job(self, stage: str, manifest: Manifest, path: Path, target: CellTarget, integrate: bool) -> StageJob:
-        """Return the job of a map stage over the frames of a manifest, which is at ``path``."""
+    def stage_job(
+        self, stage: str, manifest: Manifest, path: Path, target: CellTarget, integrate: bool, distance: float | None = None
+    ) -> StageJob:
+        """Return the job of a map stage over the frames of a manifest, which is at ``path``.
+
+        ``distance`` (mm) takes the place of the recorded one.
+        """
         section = self.config.section
         names = ("calibrate", "spots", "index", "refine", *(("integrate",) if integrate else ()))
         given = self.config.input
+        settings = given.settings() if distance is None else given.settings().model_copy(update={"distance": distance})
         parameters: dict[str, Any] = {
             "stage": stage,
             "sections": {name: section(name).model_dump(mode="json") for name in names},
-            "settings": given.settings().model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
             "files": {name: file_identity(str(getattr(given, name) or "")) for name in ("geometry", "mask", "dark", "gain")},
             "target": [target.cell, target.space_group],
             "versions": versions(),
@@ -105,7 +113,7 @@ class Session:
             stamp=manifest.stamp,
             lineage=digest(parameters),
             instructions=instruction_set(),
-            settings=given.settings(),
+            settings=settings,
             stills=Stills(
                 section("calibrate"),
                 section("spots"),
@@ -120,8 +128,11 @@ class Session:
             images=integrate,
         )
 
-    def run_units(self, job: StageJob, manifest: Manifest, units: Sequence[int]) -> Counter[str]:
-        """Map a stage over units, those with a shard of equal lineage left out; return the counts over all of them."""
+    def run_units(self, job: StageJob, manifest: Manifest, units: Sequence[int], enough: Enough | None = None) -> Counter[str]:
+        """Map a stage over units, those with a shard of equal lineage left out; return the counts over all of them.
+
+        ``enough`` is told the counts of each unit as it is done, or found done; when it says so, no more are sent out.
+        """
         totals: Counter[str] = Counter()
         headers, changed = find_shards(job.run, job.stage, job.lineage, manifest, units)
         if changed:
@@ -130,8 +141,10 @@ class Session:
         todo = [unit for unit in units if unit not in headers]
         sizes = np.diff(manifest.offsets)
         done, total = (int(sizes[np.array(some, dtype=np.int64)].sum()) for some in (list(headers), units))
-        for header in headers.values():
+        stopped = False
+        for unit, header in headers.items():
             totals.update(header.counts)
+            stopped = (enough is not None and enough(unit, header.counts)) or stopped
             if header.instructions != job.instructions:
                 self._mixed(header.instructions)
         self.reporter.stage(job.stage, done, total)
@@ -141,6 +154,8 @@ class Session:
 
         def on_done(summary: UnitSummary) -> None:
             totals.update(summary.counts)
+            if enough is not None and enough(summary.unit, summary.counts):
+                dispatch.finish()
             self.journal.write(
                 "unit",
                 stage=summary.stage,
@@ -157,7 +172,8 @@ class Session:
             job.stage, todo, lambda unit: unit_lineage(job.lineage, manifest.unit_input(unit))
         )
         with IsolatedUnits(job.run, make_task(job)) as isolation:
-            self._dispatch(job, on_done, suspects, isolation).run(todo)
+            dispatch = self._dispatch(job, on_done, suspects, isolation)
+            dispatch.run(() if stopped else todo)
         return totals
 
     def fold(

@@ -17,6 +17,7 @@ from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, merged_mtz, unmerged
 from xfelproc.io.shards import read_header, read_shard, shard_path
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.tables import ShellTable
+from xfelproc.run.distance import distance_warnings
 from xfelproc.run.lineage import digest, versions
 from xfelproc.run.session import Session
 from xfelproc.run.stage_process import STAGE
@@ -104,7 +105,8 @@ def _nothing(session: Session, lineage: str, files: Sequence[Path]) -> None:
 
 def _write(session: Session, result: MergeResult, gathered: _Gathered, files: Sequence[Path]) -> None:
     wavelengths = np.concatenate(gathered.wavelengths)
-    header = MtzHeader(result.cell, result.space_group, float(np.mean(wavelengths)), result.title, result.warnings)
+    notes = (*distance_warnings(session.directory), *result.warnings)
+    header = MtzHeader(result.cell, result.space_group, float(np.mean(wavelengths)), result.title, notes)
     bandwidth = session.experiment.beam.bandwidth
     matrices = np.concatenate(gathered.matrices)
     batches = [

@@ -12,6 +12,7 @@ from xfelproc.io.atomic import write_atomic
 from xfelproc.io.shards import UnitImages, read_images, read_shard, shard_path
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.report import FrameView, ReportData, RunSummary, build_report
+from xfelproc.run.distance import corrected_experiment, distance_warnings, source_settings
 from xfelproc.run.session import Session
 from xfelproc.run.stage_merge import RECORD
 from xfelproc.run.stage_process import STAGE
@@ -22,7 +23,7 @@ def run_stage(session: Session) -> None:
     """Write ``report.html``."""
     if not session.config.report.enabled:
         return
-    summary = RunSummary(session.experiment.detector)
+    summary = RunSummary(corrected_experiment(session).detector)
     images: UnitImages | None = None
     for unit in range(session.manifest.n_units):
         path = shard_path(session.directory.path, STAGE, unit)
@@ -54,7 +55,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         clusters=consensus["clusters"] if consensus else (),
         shells=merged.get("shells", []),
         overall=merged.get("overall", {}),
-        warnings=tuple(dict.fromkeys([*session.warnings, *merged.get("warnings", [])])),
+        warnings=tuple(dict.fromkeys([*session.warnings, *distance_warnings(session.directory), *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
@@ -78,7 +79,7 @@ def _views(session: Session, summary: RunSummary) -> list[FrameView]:
 
 def _view(session: Session, label: str, ref: FrameRef, result: UnitResult, row: int) -> FrameView:
     path = session.manifest.sources.path(ref.source)
-    with session.opener(path, session.config.input.settings()) as source:
+    with session.opener(path, source_settings(session.config, session.directory)) as source:
         frame = source.read(ref.index, ref.source)
         pixels, good = np.array(frame.pixels), frame.mask == 0
     spots = result.spots.select(result.spots["frame"] == row)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
 from xfelproc.algorithms.indexing.cell_search import DISPLACED, FIRST, FURTHER, Attempt, CellSearch
+from xfelproc.algorithms.indexing.distance import nearest_cell, results_at_distances
 from xfelproc.algorithms.indexing.fft1d import Fft1d
 from xfelproc.algorithms.indexing.judge import judge, ranges_about
 from xfelproc.algorithms.indexing.solution import Solution, cell_complaint, conventional_basis, match_target
 from xfelproc.algorithms.indexing.target import KnownLattice, check_cell, known_lattice
 from xfelproc.algorithms.indexing.vectors import SpotVectors, spot_vectors
-from xfelproc.geometry.cells import Floats, cell_volume, lattice_rotations, misorientation
+from xfelproc.geometry.cells import Floats, lattice_rotations, misorientation
 from xfelproc.geometry.lattice_symmetry import Cell, cell_deviation, symmetrized_cell
 from xfelproc.geometry.reduction import cell_of
 from xfelproc.kernels.lattice_search import fit_lattice_and_shift
-from xfelproc.models.experiment import Beam, Detector, as_vector
+from xfelproc.models.experiment import Beam, Detector
 from xfelproc.models.frames import CellTarget, IndexedLattice, IndexingResult
 from xfelproc.models.parameters import Algorithm, Parameters, method_by_name
 from xfelproc.models.tables import SpotTable
@@ -41,7 +41,6 @@ Indexer = Annotated[
 
 _MANY = 20
 """So many spots that are left over are worth a second try for another lattice."""
-_DISTANCE_STEP = 0.01
 _BROADER = 3.0
 """Factor on the misorientation that must be between a broad lattice and a further one."""
 _SHIFT_RINGS = ((0.2, 6), (0.36, 9))
@@ -112,6 +111,16 @@ class Index(Parameters):
         check_cell(self.cell, self.space_group)
         return CellTarget(self.cell, self.space_group)
 
+    def quick(self) -> Self:
+        """Return the same without what costs most on frames that do not index: one lattice, one try, no search for the centre."""
+        method = self.method
+        if isinstance(method, CellSearch):
+            method = method.model_copy(update={"retries": 0})
+        elif isinstance(method, Automatic):
+            method = method.model_copy(update={"with_cell": method.with_cell.model_copy(update={"retries": 0})})
+        alone = {"method": method, "max_lattices": 1, "max_shift": 0.0, "max_distance_error": 0.0}
+        return self.model_copy(update=alone)
+
     def index(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult:
         """Index the spots of one frame.
 
@@ -133,25 +142,11 @@ class Index(Parameters):
         return self._search_distance(spots, detector, beam, target) or result
 
     def _search_distance(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult | None:
-        """Return what is found with the detector nearer or further by up to ``max_distance_error``; None if that is nothing.
-
-        Distance and size of the cell nearly make up for each other: of what explains the spots about as well as the best, that
-        whose cell is nearest to the target's counts.
-        """
-        along = -np.asarray(beam.direction)
-        distance = float(np.mean([along @ np.asarray(panel.origin) for panel in detector.panels]))
-        results: list[IndexingResult] = []
-        for step in range(1, round(self.max_distance_error / _DISTANCE_STEP) + 1):
-            for sign in (1, -1):
-                move = as_vector(sign * step * _DISTANCE_STEP * distance * along)
-                found = self._index_at(spots, detector.shifted(move), beam, target)
-                moved = (replace(lattice, shift=as_vector(np.add(lattice.shift, move))) for lattice in found.lattices)
-                results.append(replace(found, lattices=tuple(moved)))
-        results = [result for result in results if result.lattices]
-        limit = 0.85 * min((result.lattices[0].log10_p for result in results), default=0.0)
-        volume = cell_volume(target.cell) if target.cell is not None else 0.0
-        good = [result for result in results if result.lattices[0].log10_p <= limit]
-        return min(good, key=lambda r: abs(cell_volume(r.lattices[0].crystal.cell) - volume), default=None)
+        """Return what is found with the detector nearer or further by up to ``max_distance_error``; None if that is nothing."""
+        found = results_at_distances(
+            lambda moved: self._index_at(spots, moved, beam, target), detector, beam, self.max_distance_error
+        )
+        return nearest_cell(found, target)
 
     def _index_at(self, spots: SpotTable, detector: Detector, beam: Beam, target: CellTarget) -> IndexingResult:
         """Return the lattices that the spots show with the detector where it is."""
