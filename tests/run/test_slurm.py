@@ -292,8 +292,12 @@ def test_the_merging_part_refuses_before_it_processes(batch: Maker) -> None:
 
 def test_a_task_of_an_array_does_its_own_run(batch: Maker) -> None:
     one = batch(n_runs=3)
-    assert one.end(SLURM_ARRAY_TASK_ID="2")[0] == 0
+    code, output = one.end(SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_JOB_ID="5")
+    assert code == 0
     assert f"job2.toml --output {one.folder}/run2" in one.runs()[0]
+    log = one.folder / "run2" / "logs" / "run-5_2.out"
+    assert output.endswith(f"goes on in {log}\n")
+    assert log.read_text().endswith("done\n")
 
 
 @pytest.mark.parametrize(("part", "expected"), [(PROCESS, 0), (ALL, 1)])

@@ -1,0 +1,269 @@
+"""Jobs of the real SLURM: chains, arrays, ranks, what ends them on the way, and the same bytes in the end.
+
+Runs on the cluster of $SLURM_CONF if that answers, else on one it starts itself (``slurm/test_cluster``); touches its own jobs
+alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import ROOT, Result, command, environment
+from tests.integration.test_resume import assert_same
+from xfelproc.drivers import slurm
+from xfelproc.drivers.slurm import QueueState, queue_state, read_record
+
+pytestmark = pytest.mark.slow
+
+CLUSTER = ROOT / "slurm" / "test_cluster"
+PATIENCE = 240.0
+PLUGIN = """
+import time
+from pathlib import Path
+from typing import Literal
+from xfelproc.algorithms.spotfinding.block_background import BlockBackground
+
+class Slow(BlockBackground):
+    method: Literal["slow"] = "slow"
+
+    def strong_pixels(self, frame, workspace):
+        time.sleep(float((Path(__file__).parent / "seconds").read_text()))
+        return super().strong_pixels(frame, workspace)
+"""
+
+
+def installed(name: str) -> bool:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A SLURM that answers, known by $SLURM_CONF."""
+    if "SLURM_CONF" in os.environ and subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode == 0:
+        yield
+        return
+    if not all(map(installed, ("slurmctld", "slurmd", "munged", "sbatch"))):
+        pytest.skip("SLURM is not installed: apt-get install slurm-wlm munge libpmix-dev")
+    folder = tmp_path_factory.mktemp("cluster")
+    variables = {**os.environ, "XFELPROC_SLURM_CPUS": "8"}
+    started = subprocess.run([CLUSTER, "start", folder], env=variables, capture_output=True, text=True, check=False)
+    if started.returncode != 0:
+        pytest.skip(f"SLURM cannot be started here: {started.stderr}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield
+    subprocess.run([CLUSTER, "stop", folder], check=True)
+
+
+@dataclass
+class Site:
+    """A user's folder: job files, the speed of the spot finder, and what was submitted from it."""
+
+    folder: Path
+    experiment: Path
+    variables: dict[str, str]
+    runs: list[Path]
+
+    def slow_down(self, seconds: float) -> None:
+        """Let every frame take so long."""
+        path = self.folder / "seconds"
+        path.with_suffix(".new").write_text(str(seconds))
+        path.with_suffix(".new").replace(path)
+
+    def job(self, name: str, **keys: object) -> Path:
+        """Write a job of the simulated experiment with a section [slurm]."""
+        text = (self.experiment / "job.toml").read_text()
+        for file in ("frames.h5", "detector.geom"):
+            text = text.replace(f'"{file}"', f'"{self.experiment / file}"')
+        given = {
+            "time": "5",
+            "signal_before": 30,
+            "mpi": "none",
+            "tasks_per_node": 1,
+            "merge_tasks": 1,
+            "cache_folder": "none",
+            **keys,
+        }
+        section = "\n".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
+        path = self.folder / name
+        path.write_text(f'{text}\n[spots]\nmethod = "slow"\n\n[slurm]\n{section}\n')
+        return path
+
+    def xfelproc(self, *arguments: object) -> Result:
+        done = subprocess.run(
+            command(arguments),
+            env=self.variables,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout)
+
+    def submit(self, *arguments: object) -> list[Path]:
+        """Submit job files; return their run directories."""
+        result = self.xfelproc("submit", *arguments, "--no-check")
+        assert result.code == 0, result.output
+        runs = [Path(str(a)).with_suffix(".run") for a in arguments if str(a).endswith(".toml")]
+        self.runs += runs
+        return runs
+
+
+@pytest.fixture(scope="module")
+def surroundings(cluster: None, experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Folder of the slow spot finder, installed by lying on the path, and the environment of the jobs."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "slowfinder.py").write_text(PLUGIN)
+    (folder / "seconds").write_text("0")
+    info = folder / "slowfinder-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slowfinder\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[xfelproc.spotfinders]\nslow = slowfinder:Slow\n")
+    variables = environment()
+    variables["PYTHONPATH"] = f"{folder}{os.pathsep}{variables['PYTHONPATH']}"
+    variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return folder, variables
+
+
+@pytest.fixture
+def site(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterator[Site]:
+    folder, variables = surroundings
+    one = Site(folder, experiment, variables, [])
+    one.slow_down(0)
+    yield one
+    slurm.cancel({job.id for run in one.runs for job in read_record(run)})
+
+
+@pytest.fixture(scope="module")
+def truth(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Path:
+    """The undisturbed run, inline."""
+    folder, variables = surroundings
+    one = Site(folder, experiment, variables, [])
+    result = one.xfelproc("run", one.job("truth.toml"), "--driver", "inline")
+    assert result.code == 0, result.output
+    return folder / "truth.run"
+
+
+def wait_for(what: Callable[[], bool], run: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < end, told(run)
+        time.sleep(0.3)
+
+
+def told(run: Path) -> str:
+    """Return what the jobs of a run printed."""
+    lines = [state.line() for state in queue_state(run)]
+    return "\n".join([*lines, *(path.read_text() for path in sorted(run.glob("logs/*.out")))])
+
+
+def at_end(run: Path) -> list[QueueState]:
+    """Wait for the jobs of a run and return their states."""
+    wait_for(lambda: not any(state.is_alive for state in queue_state(run)), run)
+    return queue_state(run)
+
+
+def assert_completed(run: Path) -> list[QueueState]:
+    states = at_end(run)
+    assert [state.state for state in states] == ["COMPLETED"] * len(states), told(run)
+    return states
+
+
+def shards(run: Path) -> int:
+    return len(list((run / "shards" / "process").rglob("[0-9]*.h5")))
+
+
+def test_a_chain(site: Site, truth: Path) -> None:
+    (run,) = site.submit(site.job("chain.toml", tasks_per_node=2))
+    assert [state.part for state in queue_state(run)] == ["process", "merge"]
+    refused = site.xfelproc("submit", site.folder / "chain.toml", "--no-check")
+    assert refused.code == 2
+    assert "has a job in the queue already" in refused.output
+    assert_completed(run)
+    assert_same(run, truth)
+    assert "process of" in (run / "logs" / f"process-{read_record(run)[0].id}.out").read_text()
+
+
+@pytest.mark.parametrize("launcher", ["mpiexec", "srun --mpi=pmix"])
+def test_ranks(site: Site, truth: Path, launcher: str) -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'xfelproc[mpi]'")
+    listed = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, check=False)
+    if "pmix" in launcher and "pmix" not in listed.stdout + listed.stderr:
+        pytest.skip("this SLURM has no plug-in for PMIx: apt-get install libpmix-dev")
+    if launcher == "mpiexec":
+        found = shutil.which("mpiexec", path=str(Path(command([])[0]).parent)) or "mpiexec"
+        launcher = f"{found} --oversubscribe"
+    keys = {"tasks_per_node": 3, "merge_job": False, "directives": ["--overcommit"], "mpi": launcher}
+    (run,) = site.submit(site.job(f"ranks-{launcher[-4:]}.toml", **keys))
+    assert_completed(run)
+    assert_same(run, truth)
+
+
+def test_an_array_with_a_bad_run(site: Site, truth: Path) -> None:
+    good, bad = site.job("good.toml"), site.job("bad.toml")
+    bad.write_text(bad.read_text().replace("frames.h5", "missing.h5"))
+    first, second = site.submit(good, bad)
+    assert_completed(first)
+    assert_same(first, truth)
+    assert [state.state for state in at_end(second)] == ["FAILED", "CANCELLED"], told(second)
+    (log,) = (second / "logs").glob("process-*_1.out")
+    assert "no such file" in log.read_text()
+
+
+def test_cancelled_and_submitted_again(site: Site, truth: Path) -> None:
+    site.slow_down(0.5)
+    job = site.job("cancelled.toml")
+    (run,) = site.submit(job)
+    wait_for(lambda: shards(run) > 0, run)
+    slurm.cancel([read_record(run)[0].id])
+    assert [state.state for state in at_end(run)] == ["CANCELLED", "CANCELLED"]
+    assert 0 < shards(run) < 12
+    site.slow_down(0)
+    site.submit(job)
+    assert_completed(run)
+    assert_same(run, truth)
+
+
+def test_killed_in_the_allocation(site: Site, truth: Path) -> None:
+    site.slow_down(0.3)
+    (run,) = site.submit(site.job("killed.toml", merge_job=False))
+    wait_for(lambda: shards(run) > 0, run)
+    os.kill(json.loads((run / "lock").read_text())["pid"], signal.SIGKILL)
+    (state,) = assert_completed(run)
+    assert state.restarts == 0
+    assert "the run died with 137, time 1" in told(run)
+    assert_same(run, truth)
+
+
+def test_taken_off_its_node(site: Site, truth: Path) -> None:
+    site.slow_down(0.3)
+    (run,) = site.submit(site.job("taken.toml", merge_job=False))
+    wait_for(lambda: shards(run) > 0, run)
+    slurm.ask("scontrol", "requeue", read_record(run)[0].id)  # what SLURM does after a node's failure, and to preempt
+    (state,) = assert_completed(run)
+    assert state.restarts == 1
+    assert_same(run, truth)
+
+
+def test_the_wall_time_ends_it_three_times(site: Site, truth: Path) -> None:
+    site.slow_down(5)
+    (run,) = site.submit(site.job("wall.toml", time="1", max_idle=10, merge_job=True, merge_time="5"))
+    wait_for(lambda: queue_state(run)[0].restarts >= 3, run)
+    assert queue_state(run)[1].reason == "Dependency"
+    site.slow_down(0)
+    process, _ = assert_completed(run)
+    assert process.restarts >= 3
+    assert told(run).count("warned of the end of the wall time") >= 3
+    assert_same(run, truth)
