@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 CLUSTER = ROOT / "slurm" / "test_cluster"
 PATIENCE = 240.0
 PLUGIN = """
+import os
 import time
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,7 @@ class Slow(BlockBackground):
     method: Literal["slow"] = "slow"
 
     def strong_pixels(self, frame, workspace):
-        time.sleep(float((Path(__file__).parent / "seconds").read_text()))
+        time.sleep(float(Path(os.environ["PACE"]).read_text()))
         return super().strong_pixels(frame, workspace)
 """
 
@@ -67,16 +68,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @dataclass
 class Site:
-    """A user's folder: job files, the speed of the spot finder, and what was submitted from it."""
+    """A user's folder: job files, the pace of the spot finder, and what was submitted from it."""
 
     folder: Path
     experiment: Path
     variables: dict[str, str]
-    runs: list[Path]
+    runs: list[Path] = field(default_factory=list)
 
     def slow_down(self, seconds: float) -> None:
         """Let every frame take so long."""
-        path = self.folder / "seconds"
+        path = Path(self.variables["PACE"])
         path.with_suffix(".new").write_text(str(seconds))
         path.with_suffix(".new").replace(path)
 
@@ -120,13 +121,16 @@ class Site:
         self.runs += runs
         return runs
 
+    def cancel(self) -> None:
+        """Cancel what is left of it in the queue."""
+        slurm.cancel({job.id for run in self.runs for job in read_record(run)})
+
 
 @pytest.fixture(scope="module")
 def surroundings(cluster: None, experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """Folder of the slow spot finder, installed by lying on the path, and the environment of the jobs."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "slowfinder.py").write_text(PLUGIN)
-    (folder / "seconds").write_text("0")
     info = folder / "slowfinder-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slowfinder\nVersion: 1\n")
@@ -137,23 +141,36 @@ def surroundings(cluster: None, experiment: Path, tmp_path_factory: pytest.TempP
     return folder, variables
 
 
+def make_site(surroundings: tuple[Path, dict[str, str]], experiment: Path, pace: str, seconds: float) -> Site:
+    folder, variables = surroundings
+    one = Site(folder, experiment, {**variables, "PACE": str(folder / pace)})
+    one.slow_down(seconds)
+    return one
+
+
 @pytest.fixture
 def site(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterator[Site]:
-    folder, variables = surroundings
-    one = Site(folder, experiment, variables, [])
-    one.slow_down(0)
+    one = make_site(surroundings, experiment, "pace", 0)
     yield one
-    slurm.cancel({job.id for run in one.runs for job in read_record(run)})
+    one.cancel()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_of_time(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterator[Site]:
+    """A run whose wall time ends again and again while the other tests go on: SLURM counts it in minutes."""
+    one = make_site(surroundings, experiment, "pace-wall", 5)
+    one.submit(one.job("wall.toml", time="1", max_idle=10, merge_time="5"))
+    yield one
+    one.cancel()
 
 
 @pytest.fixture(scope="module")
 def truth(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Path:
     """The undisturbed run, inline."""
-    folder, variables = surroundings
-    one = Site(folder, experiment, variables, [])
+    one = make_site(surroundings, experiment, "pace-truth", 0)
     result = one.xfelproc("run", one.job("truth.toml"), "--driver", "inline")
     assert result.code == 0, result.output
-    return folder / "truth.run"
+    return one.folder / "truth.run"
 
 
 def wait_for(what: Callable[[], bool], run: Path) -> None:
@@ -188,11 +205,15 @@ def shards(run: Path) -> int:
 def test_a_chain(site: Site, truth: Path) -> None:
     (run,) = site.submit(site.job("chain.toml", tasks_per_node=2))
     assert [state.part for state in queue_state(run)] == ["process", "merge"]
+    status = site.xfelproc("status", run)
+    assert f"job {read_record(run)[1].id} (merge): PENDING (Dependency)" in status.output, status.output
     refused = site.xfelproc("submit", site.folder / "chain.toml", "--no-check")
     assert refused.code == 2
     assert "has a job in the queue already" in refused.output
     assert_completed(run)
     assert_same(run, truth)
+    jobs = json.loads(site.xfelproc("status", run, "--json").output)["jobs"]
+    assert [(job["part"], job["state"]) for job in jobs] == [("process", "COMPLETED"), ("merge", "COMPLETED")]
     assert "process of" in (run / "logs" / f"process-{read_record(run)[0].id}.out").read_text()
 
 
@@ -257,12 +278,10 @@ def test_taken_off_its_node(site: Site, truth: Path) -> None:
     assert_same(run, truth)
 
 
-def test_the_wall_time_ends_it_three_times(site: Site, truth: Path) -> None:
-    site.slow_down(5)
-    (run,) = site.submit(site.job("wall.toml", time="1", max_idle=10, merge_job=True, merge_time="5"))
+def test_the_wall_time_ends_it_three_times(short_of_time: Site, truth: Path) -> None:
+    (run,) = short_of_time.runs
     wait_for(lambda: queue_state(run)[0].restarts >= 3, run)
-    assert queue_state(run)[1].reason == "Dependency"
-    site.slow_down(0)
+    short_of_time.slow_down(0)
     process, _ = assert_completed(run)
     assert process.restarts >= 3
     assert told(run).count("warned of the end of the wall time") >= 3

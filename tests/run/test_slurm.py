@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def test_no_times(text: str) -> None:
 def test_wrong_sections(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Slurm.model_validate(keys)
+
+
+def test_times_as_toml_has_them() -> None:
+    (hours,) = tomllib.loads("a = 04:00:00").values()
+    assert Slurm(time=hours, merge_time=90).time == "04:00:00"
+    assert Slurm(time=hours, merge_time=90).merge_time == "90"
 
 
 def test_slurm_is_in_no_lineage() -> None:

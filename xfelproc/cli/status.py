@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xfelproc.cli.progress import rates
+from xfelproc.drivers.slurm import queue_state
 from xfelproc.run.watching import Watch
 
 ON_TERMINAL, IN_LINES = 1.0, 10.0
@@ -28,6 +30,8 @@ REPEAT = 12
 
 def show_status(folder: Path, as_json: bool) -> None:
     """Print how far a run is."""
+    if _only_queued(Console(), folder, as_json):
+        return
     watch = Watch(folder)
     watch.refresh()
     _print(Console(), watch, as_json)
@@ -35,7 +39,10 @@ def show_status(folder: Path, as_json: bool) -> None:
 
 def follow(folder: Path, as_json: bool, every: float | None) -> None:
     """Show how a run goes on until it ends; Ctrl-C leaves, and does nothing to the run."""
-    console, watch = Console(), Watch(folder)
+    console = Console()
+    if _only_queued(console, folder, as_json):
+        return
+    watch = Watch(folder)
     live = console.is_terminal and not as_json
     seconds = every if every is not None else ON_TERMINAL if live else IN_LINES
     try:
@@ -74,12 +81,22 @@ def _follow_lines(console: Console, watch: Watch, as_json: bool, seconds: float)
 
 
 def _print(console: Console, watch: Watch, as_json: bool) -> None:
-    status = watch.collect()
+    status, jobs = watch.collect(), queue_state(watch.folder)
     if as_json:
-        print(json.dumps(status, indent=1, default=str))
+        print(json.dumps({**status, "jobs": [asdict(job) for job in jobs]}, indent=1, default=str))
         return
-    for line in lines_of(status):
+    for line in (*lines_of(status), *(job.line() for job in jobs)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _only_queued(console: Console, folder: Path, as_json: bool) -> bool:
+    """Return whether a run was submitted and has not begun; if so that is all there is to say, and it is said."""
+    jobs = [] if (folder / "manifest.h5").exists() else queue_state(folder)
+    if jobs and as_json:
+        print(json.dumps({"run": str(folder), "state": "submitted", "jobs": [asdict(job) for job in jobs]}, indent=1))
+    for line in (f"{folder}: submitted, not begun", *(job.line() for job in jobs)) if jobs and not as_json else ():
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return bool(jobs)
 
 
 def _share(status: Mapping[str, Any]) -> str:

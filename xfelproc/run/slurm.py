@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from xfelproc.errors import ConfigError
 from xfelproc.models.parameters import Parameters
@@ -20,6 +21,16 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 _PLACE = re.compile(r"@([a-z_]+)@")
 
 Word = Annotated[str, Field(pattern=r"^[^\s'\"]+$")]
+
+
+def _as_text(value: Any) -> Any:
+    """Return a wall time as text: TOML takes a bare 04:00:00 for a time of day, and minutes for a number."""
+    if isinstance(value, datetime.time):
+        return value.isoformat("seconds")
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+WallTime = Annotated[Word, BeforeValidator(_as_text)]
 
 
 def seconds(text: str) -> int:
@@ -51,7 +62,8 @@ class Slurm(Parameters):
     qos: Annotated[Word | None, Field(description="quality of service")] = None
     constraint: Annotated[Word | None, Field(description="features the nodes must have")] = None
     time: Annotated[
-        Word, Field(description="wall time of one allocation, HH:MM:SS, D-HH:MM:SS or minutes; a run that needs more is requeued")
+        WallTime,
+        Field(description="wall time of one allocation, HH:MM:SS, D-HH:MM:SS or minutes; a run that needs more is requeued"),
     ] = "04:00:00"
     nodes: Annotated[int, Field(ge=1, description="nodes")] = 1
     tasks_per_node: Annotated[int, Field(ge=1, description="processes a node; with mpi one of all dispatches")] = 32
@@ -84,7 +96,7 @@ class Slurm(Parameters):
     restarts: Annotated[int, Field(ge=0, description="times a job starts again inside an allocation after a rank died")] = 5
     merge_job: Annotated[bool, Field(description="merge and report in a smaller job of their own, after the frames")] = True
     merge_tasks: Annotated[int, Field(ge=1, description="processes of that job, on one node")] = 8
-    merge_time: Annotated[Word | None, Field(description="wall time of that job; None: as time")] = None
+    merge_time: Annotated[WallTime | None, Field(description="wall time of that job; None: as time")] = None
     merge_memory: Annotated[Word | None, Field(description="memory of that job; None: as memory")] = None
     array_limit: Annotated[int | None, Field(ge=1, description="runs of an array at a time; None: as many as fit")] = None
     template: Annotated[str | None, Field(description="script to fill in instead of xfelproc's own, relative to the job file")] = (
