@@ -149,7 +149,7 @@ def main() -> None:
     print(table)
     if given.write:
         text = given.write.read_text().partition(HEADING)[0].rstrip()
-        made = "Made by `python benchmarks/planning.py --write docs/explanation/performance.md`; wall times, two cores shared with others."
+        made = "Made by `python benchmarks/planning.py --write docs/explanation/performance.md`: wall times."
         given.write.write_text(f"{text}\n\n{HEADING}\n\n{made}\n\n{table}\n")
 
 

@@ -122,7 +122,7 @@ def test_a_million_frames_in_hdf5_files_are_planned_in_little_memory(tmp_path: P
 
 @pytest.mark.slow
 def test_very_many_image_files_are_planned_in_little_memory(tmp_path: Path) -> None:
-    n = 200_000
+    n = 100_000
     for number in range(n):
         path = tmp_path / f"r{number % 4}" / f"lysozyme_{number // 4:07d}.img"
         if number < 4:
@@ -133,7 +133,7 @@ def test_very_many_image_files_are_planned_in_little_memory(tmp_path: Path) -> N
         os.link(original, path)
     (tmp_path / "job.toml").write_text(f'[input]\nfiles = ["{tmp_path}/r*/*.img"]\n')
     frames, units, unseen, size, peak = plan(tmp_path / "job.toml")
-    assert (frames, units, unseen) == (n, 400, n)
+    assert (frames, units, unseen) == (n, 200, n)
     assert size <= (64 + 7) * frames
-    # a million of these take 350 MB: what grows with their number is five times this, what does not is counted once
-    assert peak <= 300
+    # 160 MB are libraries; what comes on top grows with the number of files, and a million of them must fit into 500
+    assert peak <= 160 + (500 - 160) / 10
