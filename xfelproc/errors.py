@@ -53,6 +53,10 @@ class RunDirectoryError(ConfigError):
     """The run directory holds something that this job must not touch."""
 
 
+class WorkersDieError(XfelprocError):
+    """Workers die again and again for a reason that is no frame's: what is published stays valid."""
+
+
 class JobLostError(XfelprocError):
     """A worker died whose driver cannot start another: the same command goes on (exit code 75, as after a wall-time)."""
 

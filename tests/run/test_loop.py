@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from xfelproc.drivers.base import WorkerLost
-from xfelproc.errors import JobLostError, OutputError
+from xfelproc.errors import JobLostError, OutputError, WorkersDieError
 from xfelproc.run.flights import Clock, Died, Done, KillsWorkersError
 from xfelproc.run.loop import SHORTEST_TIMEOUT, Dispatch
 from xfelproc.run.signals import Interrupted, StopFlag
@@ -226,7 +226,7 @@ def test_three_deaths_between_frames_stop_the_run() -> None:
 def test_workers_that_never_begin() -> None:
     script = Script()
     script.outcomes = {0: [BrokenExecutor()] * 9}
-    with pytest.raises(RuntimeError, match="workers die before they begin"):
+    with pytest.raises(WorkersDieError, match="workers die before they begin"):
         script.dispatch().run(range(1))
     assert script.discarded == 4
 

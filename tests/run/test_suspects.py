@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from xfelproc.io.inflight import record_path
+from xfelproc.io.inflight import IDLE, record_path
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.suspects import Cases, SuspectFile
 
 LINEAGE = "0123456789abcdef"
 
 
+BEYOND = 4194305
+"""A process number that cannot be."""
+
+
 def leave(run: Path, worker: int, unit: int, row: int, at: float = 1.0, stage: str = "process") -> None:
-    path = record_path(run, worker)
+    path = record_path(run, BEYOND + worker)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{stage} {unit} {row} 0.5 {at} {LINEAGE}\n")
 
@@ -55,9 +62,26 @@ def test_records_of_a_dead_run_become_cases_once(run: RunDirectory) -> None:
     assert cases.units() == [3, 5]
     assert cases.left_out(3) == []
     leave(run.path, 12, 3, 7, at=2.0)
-    record_path(run.path, 10).unlink()
+    record_path(run.path, BEYOND + 10).unlink()
     SuspectFile(run).collect()
     assert [case.row for case in SuspectFile(run).cases("process", range(9), lineage).left_out(3)] == [7]
+
+
+def test_living_worker_has_a_moment_to_say_that_it_is_innocent(run: RunDirectory) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    leave(run.path, process.pid - BEYOND, 3, 7)
+
+    def ends() -> None:
+        time.sleep(0.3)
+        record_path(run.path, process.pid).write_text(IDLE)
+        process.kill()
+        process.wait()
+
+    thread = threading.Thread(target=ends)
+    thread.start()
+    SuspectFile(run).collect()
+    thread.join()
+    assert not (run.gather / "suspects.json").exists()
 
 
 @pytest.mark.parametrize("last", ["end", "stopped"])

@@ -131,6 +131,17 @@ def read_record(path: Path) -> InFlight | None:
     return record if record.unit >= 0 else None
 
 
+def is_alive(worker: int) -> bool:
+    """Return whether a process of this host is there."""
+    try:
+        os.kill(worker, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def clear_inflight(run: Path, keep: Container[int] = ()) -> None:
     """Forget dead workers; the records of the processes ``keep`` of this host stay."""
     kept = f"{socket.gethostname()}-"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from xfelproc.errors import WorkersDieError
 from xfelproc.run.suspects import Quarantine
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Died(RuntimeError):  # noqa: N818 - an event, told as a future's exception
         super().__init__(f"a process {how} at row {row} (exit code {code})")
 
 
-class KillsWorkersError(RuntimeError):
+class KillsWorkersError(WorkersDieError):
     """A unit ended its worker again and again outside any frame, or a node of a fold did."""
 
     def __init__(self, unit: int, deaths: int, how: str) -> None:

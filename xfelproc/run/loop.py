@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from xfelproc.drivers.base import Driver, WorkerLost
-from xfelproc.errors import JobLostError, XfelprocError
+from xfelproc.errors import JobLostError, WorkersDieError, XfelprocError
 from xfelproc.run.flights import Activity, Clock, Died, Done, Flight, Isolation, KillsWorkersError
 from xfelproc.run.signals import Interrupted, StopFlag
 from xfelproc.run.suspects import DEATHS, Cases, Quarantine
@@ -106,8 +106,8 @@ class Dispatch(Generic[T]):
             After SIGINT, SIGTERM or SIGUSR1; units in flight were finished or dropped.
         JobLostError
             A worker died and the driver cannot replace it: the same command goes on.
-        KillsWorkersError
-            A unit ended three workers outside any frame.
+        WorkersDieError
+            A unit ended three workers outside any frame, or workers die before they begin.
         XfelprocError
             What a worker raised and a second attempt would raise again (a full disk, a damaged manifest).
         """
@@ -264,7 +264,7 @@ class Dispatch(Generic[T]):
         if not at:
             self._deaths_before_a_frame += 1
         if self._deaths_before_a_frame > ATTEMPTS:
-            raise RuntimeError(
+            raise WorkersDieError(
                 "workers die before they begin: not enough memory, a broken installation, or a script that calls this "
                 "without 'if __name__ == ...'"
             )

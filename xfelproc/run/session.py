@@ -173,6 +173,7 @@ class Session:
         )
         with IsolatedUnits(job.run, make_task(job)) as isolation:
             dispatch = self._dispatch(job, on_done, suspects, isolation)
+            dispatch.seconds.extend(header.seconds for header in headers.values())  # the timeout knows them from the start
             dispatch.run(() if stopped else todo)
         return totals
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from xfelproc.io.atomic import make_folder
-from xfelproc.io.inflight import read_inflight
+from xfelproc.io.inflight import InFlight, is_alive, read_inflight
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.journal import ended
 
 Quarantine = tuple[tuple[int, str], ...]
 
+ENDING = 5.0
+"""Seconds that workers of a dispatcher that was killed get to end."""
 DEATHS = 2
 """A frame at which so many workers died is left out."""
 
@@ -104,7 +109,7 @@ class SuspectFile:
             return
         rows = self._read()
         known = {(row["stage"], row["unit"], row["row"], row["lineage"]): row for row in rows}
-        for record in read_inflight(run):
+        for record in _left_behind(run):
             key = (record.stage, record.unit, record.row, record.lineage)
             row = known.get(key)
             if row is None:
@@ -143,3 +148,14 @@ class SuspectFile:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         make_folder(self._directory.gather)
         self._directory.write_json(self.NAME, {"suspects": rows})
+
+
+def _left_behind(run: Path) -> list[InFlight]:
+    """Return the records of dead workers.
+
+    Those of this host that are still about see in a moment that their dispatcher is gone, and take the blame off their frames.
+    """
+    end = time.monotonic() + ENDING
+    while any(r.host == socket.gethostname() and is_alive(r.worker) for r in read_inflight(run)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return read_inflight(run)

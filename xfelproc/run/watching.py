@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xfelproc.drivers.slurm import QueueState, queue_state
-from xfelproc.io.inflight import read_inflight
+from xfelproc.io.inflight import is_alive, read_inflight
 from xfelproc.io.shards import ShardFault
 from xfelproc.run.directory import open_run
 from xfelproc.run.journal import JournalTail
@@ -47,20 +46,10 @@ def read_workers(run: Path) -> list[WorkerState]:
     """Return the workers that are at a unit, by their in-flight records; longest at it first."""
     here = socket.gethostname()
     found = [
-        WorkerState(r.host, r.worker, r.stage, r.unit, r.row, r.since, r.at, _is_there(r.worker) if r.host == here else None)
+        WorkerState(r.host, r.worker, r.stage, r.unit, r.row, r.since, r.at, is_alive(r.worker) if r.host == here else None)
         for r in read_inflight(run)
     ]
     return sorted(found, key=lambda worker: worker.since)
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Watch:
