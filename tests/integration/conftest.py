@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,3 +64,26 @@ def undisturbed(experiment: Path) -> Path:
     result = xfelproc("run", experiment / "job.toml", "-o", run, "--driver", "inline")
     assert result.code == 0, result.output
     return run
+
+
+def mpiexec() -> list[str]:
+    """Return the start of a command in several ranks; the number is to follow."""
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'xfelproc[mpi]'")
+    found = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    if found is None:
+        pytest.skip("there is no mpiexec")
+    return [found, "--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "-n"]
+
+
+def xfelproc_mpi(ranks: int, *arguments: object, timeout: float = 300, **variables: str) -> Result:
+    """Run the real command in several ranks."""
+    done = subprocess.run(
+        [*mpiexec(), str(ranks), *command([*arguments, "--driver", "mpi"])],
+        env={**environment(), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout)

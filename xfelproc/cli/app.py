@@ -48,10 +48,13 @@ def _version(
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for frames and run")] = Path("demo"),
     frames: Annotated[int, typer.Option("--frames", "-n", min=20, help="frames to simulate")] = 200,
-    driver: Annotated[str, typer.Option("--driver", help="inline or pool")] = "pool",
+    driver: Annotated[str, typer.Option("--driver", help="inline, pool, mpi or dask")] = "pool",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="worker processes (default: as many as CPUs)")] = None,
 ) -> None:
     """Simulate a small experiment, process, merge, report: no input needed."""
+    from xfelproc.run.early import start_driver
+
+    start_driver(driver)
     from xfelproc.cli.demo import run_demo
 
     raise typer.Exit(run_demo(output, frames, driver, workers))
@@ -89,7 +92,7 @@ def check(
 def run(
     job: JobFile,
     output: OutputFolder = None,
-    driver: Annotated[str | None, typer.Option("--driver", help="inline or pool")] = None,
+    driver: Annotated[str | None, typer.Option("--driver", help="inline, pool, mpi or dask")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="worker processes (default: as many as CPUs)")] = None,
     overrides: Overrides = None,
     only: Annotated[

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
 from xfelproc.cli.jobs import run_and_print
+from xfelproc.cli.progress import make_console
 from xfelproc.run.config import load_config
 from xfelproc.simulation import preset, simulate
 
 
 def run_demo(output: Path, frames: int, driver: str, workers: int | None) -> int:
     """Simulate an experiment (unless it is there), run it and print the figures; return the exit code."""
-    console, data = Console(), output / "data"
+    console, data = make_console(), output / "data"
     job = data / "job.toml"
     settings = preset("demo", frames=frames)
     marker = data / "settings.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from xfelproc.cli.progress import ConsoleReporter, rates
+from xfelproc.cli.progress import ConsoleReporter, make_console, rates
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.run.config import JobConfig, load_config, template
@@ -95,7 +95,7 @@ def run_command(
 
 def run_and_print(config: JobConfig, output: Path, only: str | None = None, restart: bool = False, patience: float = 0.0) -> int:
     """Run a job with progress on the console; return the exit code."""
-    console = Console()
+    console = make_console()
     with ConsoleReporter(console) as reporter:
         outcome = run_job(config, output, reporter, only=only, restart=restart, patience=patience)
     for line in summary_lines(outcome, output):

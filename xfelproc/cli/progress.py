@@ -10,8 +10,15 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from xfelproc.drivers.mpi import launched
+
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
+
+
+def make_console() -> Console:
+    """Return the console; mpiexec gives a rank a terminal of its own, also where what it prints goes to a file."""
+    return Console(force_terminal=False) if launched() is not None else Console()
 
 
 def rates(counts: Counter[str]) -> str:

@@ -14,13 +14,22 @@ class Driver(Protocol):
     """Runs tasks through a `concurrent.futures.Executor`, which the dispatch loop may throw away and ask for again."""
 
     name: str
-    workers: int
     isolated: bool
     """Workers are processes of their own: one can be killed, and its death is survived."""
     restartable: bool
     """After `discard`, `executor` starts new workers. If not, a lost worker ends the job, and the next start goes on."""
-    elastic: bool
-    """Workers come and go on their own (a batch system's): that nothing is done for a long time says nothing."""
+
+    @property
+    def elastic(self) -> bool:
+        """Workers come and go on their own (a batch system's): that nothing is done for a long time says nothing."""
+
+    @property
+    def workers(self) -> int:
+        """How many tasks are computed at a time."""
+
+    @property
+    def note(self) -> str | None:
+        """What a user may not expect of how the job was started, or None."""
 
     def executor(self) -> Executor:
         """Return the executor, started if need be."""

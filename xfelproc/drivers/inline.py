@@ -29,6 +29,7 @@ class InlineDriver:
     isolated = False
     restartable = True
     elastic = False
+    note = None
 
     def __init__(self) -> None:
         pin_threads()

@@ -66,6 +66,7 @@ class PoolDriver:
     isolated = True
     restartable = True
     elastic = False
+    note = None
 
     def __init__(self, workers: int | None = None, preload: tuple[str, ...] = ()) -> None:
         pin_threads()

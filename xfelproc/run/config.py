@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, field_validator
 
+from xfelproc.drivers.settings import Dask
 from xfelproc.errors import ConfigError
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.parameters import Parameters
@@ -52,8 +53,17 @@ class Input(SourceSettings):
 class Execution(Parameters):
     """Section ``[execution]``: where the work is done. Of it only ``unit_size`` and ``fold_size`` touch the results' grouping."""
 
-    driver: Annotated[Literal["inline", "pool"], Field(description="inline: in this process; pool: worker processes")] = "pool"
-    workers: Annotated[int | None, Field(ge=1, le=4096, description="worker processes; None: as many as CPUs")] = None
+    driver: Annotated[
+        Literal["inline", "pool", "mpi", "dask"],
+        Field(
+            description="inline: in this process; pool: worker processes; mpi: the ranks that mpiexec or srun started, the first "
+            "dispatches; dask: workers as the table dask says"
+        ),
+    ] = "pool"
+    workers: Annotated[
+        int | None,
+        Field(ge=1, le=4096, description="worker processes of pool and of dask's local cluster; None: as many as CPUs"),
+    ] = None
     window: Annotated[
         int, Field(ge=1, le=64, description="work units in flight a worker: one at work, the others waiting for it")
     ] = 2
@@ -67,6 +77,7 @@ class Execution(Parameters):
         float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 600 s")
     ] = None
     max_failed: Annotated[float, Field(ge=0, le=1, description="fraction of frames that may fail before the exit code is 1")] = 0.01
+    dask: Annotated[Dask, Field(description="where the driver dask finds its workers")] = Dask()
 
 
 class Report(Parameters):

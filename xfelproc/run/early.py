@@ -1,4 +1,4 @@
-"""What a command does before its own imports: start the fork server, which imports meanwhile what the workers need."""
+"""What a command does before its own imports: start workers, which import meanwhile what they need, or become one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from xfelproc.errors import ConfigError
 
@@ -22,15 +23,27 @@ PRELOAD = (
 
 
 def start_early(job: Path, driver: str | None, overrides: Sequence[str]) -> None:
-    """Start the fork server if the job will use it; a job that cannot be read is complained about later."""
-    if driver is None:
-        if any(text.startswith("execution") for text in overrides):
-            return
-        try:
-            driver = tomllib.loads(job.read_text()).get("execution", {}).get("driver", "pool")
-        except (OSError, ValueError, AttributeError):
-            return
-    if driver == "pool":
+    """Start what the job's driver needs; a job that cannot be read is complained about later.
+
+    With the driver ``mpi`` this returns in rank 0 alone: the other ranks compute, and exit.
+    """
+    start_driver(driver or _driver(job, overrides))
+
+
+def start_driver(driver: str) -> None:
+    """Start what a driver needs.
+
+    Raises
+    ------
+    ConfigError
+        If the command was started in several ranks and the driver does not use them, or there is no MPI.
+    """
+    from xfelproc.drivers import mpi
+
+    mpi.check_launch(driver)
+    if driver == "mpi":
+        mpi.start(PRELOAD)
+    elif driver == "pool":
         from xfelproc.drivers.pool import start_server
 
         start_server(PRELOAD)
@@ -63,3 +76,18 @@ def make_cache_folder() -> Path | None:
             "name another folder"
         )
     return folder
+
+
+def _driver(job: Path, overrides: Sequence[str]) -> str:
+    """Return the driver of a job file with ``--set``, or nothing where that cannot be told."""
+    try:
+        given: Any = tomllib.loads(job.read_text()).get("execution", {}).get("driver", "pool")
+    except (OSError, ValueError, AttributeError):
+        given = "pool"
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.strip() == "execution.driver":
+            given = value.strip().strip("\"'")
+        elif key.strip() == "execution":
+            return ""
+    return str(given)

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from xfelproc.drivers.base import Driver
+from xfelproc.drivers.dask import DaskDriver
 from xfelproc.drivers.inline import InlineDriver
+from xfelproc.drivers.mpi import MPIDriver
 from xfelproc.drivers.pool import PoolDriver
 from xfelproc.errors import ConfigError, XfelprocError
 from xfelproc.io.atomic import sweep_temporaries
@@ -71,10 +73,14 @@ def default_opener() -> Opener:
     return open_source
 
 
-def make_driver(execution: Execution) -> Driver:
-    """Return the driver a job asks for."""
+def make_driver(execution: Execution, logs: Path) -> Driver:
+    """Return the driver a job asks for; what a scheduler has to tell goes to files in the folder ``logs``."""
     if execution.driver == "inline":
         return InlineDriver()
+    if execution.driver == "mpi":
+        return MPIDriver(PRELOAD)
+    if execution.driver == "dask":
+        return DaskDriver(execution.workers, execution.dask, PRELOAD, logs)
     return PoolDriver(execution.workers, PRELOAD)
 
 
@@ -136,7 +142,7 @@ def run_job(
         stack.callback(journal.close)
         if restart:
             journal.write("restart")
-        driver = make_driver(config.execution)
+        driver = make_driver(config.execution, directory.path / "logs")
         session = _session(config, plan, directory, opener, driver, journal, reporter, stop)
         session.times["plan"] = time.monotonic() - begun
         stop.patient = True
@@ -176,6 +182,8 @@ def _session(
 ) -> Session:
     session = Session(directory, config, plan.manifest, plan.experiment, opener, driver, journal, reporter, stop)
     journal.write("start", frames=plan.manifest.n_frames, units=plan.manifest.n_units, driver=driver.name, workers=driver.workers)
+    if driver.note is not None:
+        reporter.say(driver.note)
     for number, error in plan.manifest.sources.errors.items():
         session.warn(f"{plan.manifest.sources.path(number)} cannot be opened: {error}")
     return session
