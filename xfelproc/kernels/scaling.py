@@ -45,6 +45,87 @@ def wilson_log_likelihood(intensity: Floats, sigma: Floats, expected: Floats) ->
 
 
 @njit(cache=True, nogil=True)
+def _wilson_sums(
+    intensity: Floats,
+    variance: Floats,
+    partiality: Floats,
+    lattice: Ints,
+    shell: Ints,
+    scale: Floats,
+    mean: Floats,
+    by_shell: bool,
+    trim: bool,
+) -> tuple[Floats, Floats]:
+    """Return numerators and denominators of the scales of the lattices, or of the means of the shells."""
+    size = mean.shape[0] if by_shell else scale.shape[0]
+    numerator = np.zeros(size)
+    denominator = np.zeros(size)
+    for i in range(intensity.shape[0]):
+        known = (scale[lattice[i]] if by_shell else mean[shell[i]]) * partiality[i]
+        expected = scale[lattice[i]] * mean[shell[i]] * partiality[i]
+        if trim and intensity[i] > LIKELY * expected + 6.0 * math.sqrt(variance[i]):
+            continue
+        w = known / (variance[i] + expected * expected)
+        index = shell[i] if by_shell else lattice[i]
+        numerator[index] += w * intensity[i]
+        denominator[index] += w * known
+    return numerator, denominator
+
+
+@njit(cache=True, nogil=True)
+def _settle(numerator: Floats, denominator: Floats, typical: float, out: Floats) -> None:
+    """Put the ratios into ``out``; those without observations get the typical value."""
+    for j in range(out.shape[0]):
+        if denominator[j] > 0.0:
+            out[j] = max(numerator[j] / denominator[j], 1e-3 * typical)
+        else:
+            out[j] = typical
+
+
+@njit(cache=True, nogil=True)
+def wilson_history(
+    intensity: Floats,
+    variance: Floats,
+    partiality: Floats,
+    lattice: Ints,
+    shell: Ints,
+    n_lattices: int,
+    n_shells: int,
+    rounds: int,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return scales of the lattices, means of the shells, and what each round of `replay_scales` needs.
+
+    These are (rounds, n_shells) means from which the scales of the round were taken, and (rounds,) typical scales. Alternating
+    weighted least squares for I ≈ scale · shell mean · partiality; the weights 1 / (σ² + expected²) hold noise and Wilson's
+    spread of intensities, so that strong reflections do not rule; from the second round what is beyond 15 times the expected plus
+    6 σ stays out. Lattices and shells without observations get the typical value.
+    """
+    scale = np.ones(n_lattices)
+    mean = np.ones(n_shells)
+    start = 0.0
+    weight = 0.0
+    for i in range(intensity.shape[0]):
+        start += partiality[i] * intensity[i]
+        weight += partiality[i] * partiality[i]
+    mean[:] = max(start / max(weight, 1e-300), 1e-12)
+    means = np.empty((rounds, n_shells))
+    typicals = np.empty(rounds)
+    for turn in range(rounds):
+        means[turn] = mean
+        for by_shell in range(2):
+            numerator, denominator = _wilson_sums(
+                intensity, variance, partiality, lattice, shell, scale, mean, by_shell == 1, turn > 0
+            )
+            typical = max(numerator.sum() / max(denominator.sum(), 1e-300), 1e-12)
+            if by_shell == 0:
+                typicals[turn] = typical
+                _settle(numerator, denominator, typical, scale)
+            else:
+                _settle(numerator, denominator, typical, mean)
+    return scale, mean, means, typicals
+
+
+@njit(cache=True, nogil=True)
 def wilson_scales(
     intensity: Floats,
     variance: Floats,
@@ -55,42 +136,31 @@ def wilson_scales(
     n_shells: int,
     rounds: int,
 ) -> tuple[Floats, Floats]:
-    """Return a scale for each lattice and a mean full intensity for each shell such that I ≈ scale · shell mean · partiality.
+    """Return a scale for each lattice and a mean full intensity for each shell, see `wilson_history`."""
+    scale, mean, _, _ = wilson_history(intensity, variance, partiality, lattice, shell, n_lattices, n_shells, rounds)
+    return scale, mean
 
-    Alternating weighted least squares; the weights 1 / (σ² + expected²) hold noise and Wilson's spread of intensities, so
-    that strong reflections do not rule; from the second round what is beyond 15 times the expected plus 6 σ stays out.
-    Lattices and shells without observations get the typical value.
+
+@njit(cache=True, nogil=True)
+def replay_scales(
+    intensity: Floats,
+    variance: Floats,
+    partiality: Floats,
+    lattice: Ints,
+    shell: Ints,
+    n_lattices: int,
+    means: Floats,
+    typicals: Floats,
+) -> Floats:
+    """Return the scales that `wilson_history` would give these lattices, were they among those it was made from.
+
+    Each lattice's scale depends on the others through ``means`` and ``typicals`` alone, so that lattices can be taken by parts.
     """
     scale = np.ones(n_lattices)
-    mean = np.ones(n_shells)
-    start = 0.0
-    weight = 0.0
-    for i in range(intensity.shape[0]):
-        start += partiality[i] * intensity[i]
-        weight += partiality[i] * partiality[i]
-    mean[:] = max(start / max(weight, 1e-300), 1e-12)
-    for turn in range(rounds):
-        for by_shell in range(2):
-            size = n_shells if by_shell else n_lattices
-            numerator = np.zeros(size)
-            denominator = np.zeros(size)
-            for i in range(intensity.shape[0]):
-                known = (scale[lattice[i]] if by_shell else mean[shell[i]]) * partiality[i]
-                expected = scale[lattice[i]] * mean[shell[i]] * partiality[i]
-                if turn > 0 and intensity[i] > LIKELY * expected + 6.0 * math.sqrt(variance[i]):
-                    continue
-                w = known / (variance[i] + expected * expected)
-                index = shell[i] if by_shell else lattice[i]
-                numerator[index] += w * intensity[i]
-                denominator[index] += w * known
-            target = mean if by_shell else scale
-            typical = max(numerator.sum() / max(denominator.sum(), 1e-300), 1e-12)
-            for j in range(size):
-                if denominator[j] > 0.0:
-                    target[j] = max(numerator[j] / denominator[j], 1e-3 * typical)
-                else:
-                    target[j] = typical
-    return scale, mean
+    for turn in range(means.shape[0]):
+        numerator, denominator = _wilson_sums(intensity, variance, partiality, lattice, shell, scale, means[turn], False, turn > 0)
+        _settle(numerator, denominator, typicals[turn], scale)
+    return scale
 
 
 @njit(cache=True, nogil=True)

@@ -1,8 +1,9 @@
 """Scale and relative B of each lattice against the mean of all others, by iteration.
 
 Fox & Holmes (1966, Acta Cryst. 20, 886) scaled batches to the mean that they form; here each observation is compared to the
-mean of the *other* observations of its reflection, so that a lattice does not pull itself. One cycle is a fold over the
-observations (means) and an update of the lattices (normal equations): both run bucket by bucket if they must.
+mean of the *other* observations of its reflection, so that a lattice does not pull itself. The means of a reflection need its
+own observations alone, and the equations of the lattices are sums over reflections: a cycle is a fold over buckets of reflections
+and a step of all lattices.
 """
 
 from __future__ import annotations
@@ -76,12 +77,10 @@ class Means:
 
 @dataclass(frozen=True)
 class LatticeScales:
-    """Scale and B (Å²) of each lattice, (n_lattices,), and the cycles they took."""
+    """Scale and B (Å²) of each lattice, (n_lattices,)."""
 
     scale: Floats
     b_factor: Floats
-    cycles: int = 0
-    converged: bool = True
 
     def full(self, columns: Columns) -> Floats:
         """Return scale · exp(-B / 2d²) of each observation."""
@@ -100,52 +99,41 @@ def form_means(columns: Columns, scales: LatticeScales, previous: Floats, settin
     return Means(scale, full, variance, numerator, denominator, count)
 
 
-def refine_scales(columns: Columns, start: LatticeScales, first_means: Floats, settings: Merge) -> tuple[LatticeScales, Floats]:
-    """Return refined scales and the means of the groups under them.
-
-    Parameters
-    ----------
-    columns
-        All observations.
-    start
-        Scales to begin with.
-    first_means
-        (n_groups,) expected intensities for the first weights.
-    settings
-        Cycles, restraint of B, error terms.
-    """
-    scales, means = start, first_means
-    weights = np.bincount(columns.lattice[columns.active], minlength=columns.n_lattices).astype(np.float64)
-    means = form_means(columns, scales, means, settings).value
-    for cycle in range(settings.max_cycles):
-        formed = form_means(columns, scales, means, settings)
-        means = formed.value
-        with_b = settings.b_factor and cycle >= FIRST_B_CYCLE
-        sums = lattice_equations(
-            columns.starts,
-            columns.intensity,
-            formed.variance,
-            formed.scale,
-            columns.active,
-            columns.lattice,
-            columns.inverse_d2,
-            formed.numerator,
-            formed.denominator,
-            ROBUST,
-            columns.n_lattices,
-        )
-        scales, largest = _update(scales, sums, weights, np.log(start.scale), settings.b_restraint if with_b else None)
-        if largest < TOLERANCE and (with_b or not settings.b_factor):
-            return replace(scales, cycles=cycle + 1), form_means(columns, scales, means, settings).value
-    return replace(scales, cycles=settings.max_cycles, converged=False), form_means(columns, scales, means, settings).value
+def equations(columns: Columns, formed: Means) -> Floats:
+    """Return the sums (n_lattices, 6) of `kernels.scaling.lattice_equations` over these observations."""
+    sums: Floats = lattice_equations(
+        columns.starts,
+        columns.intensity,
+        formed.variance,
+        formed.scale,
+        columns.active,
+        columns.lattice,
+        columns.inverse_d2,
+        formed.numerator,
+        formed.denominator,
+        ROBUST,
+        columns.n_lattices,
+    )
+    return sums
 
 
-def _update(
+def step(
     scales: LatticeScales, sums: Floats, weights: Floats, expected: Floats, restraint: float | None
 ) -> tuple[LatticeScales, float]:
     """Return scales after one step and its largest change of a log scale.
 
-    ``expected`` are log scales to restrain to; ``restraint`` (Å²) None leaves B alone.
+    Parameters
+    ----------
+    scales
+        Before the step.
+    sums
+        `equations`, added over all observations.
+    weights
+        (n_lattices,) observations of each lattice.
+    expected
+        (n_lattices,) log scales to restrain to.
+    restraint
+        Standard deviation of B in Å²; None leaves B alone.
     """
     uu, ub, bb, u, b, _ = sums.T
     seen = uu > 0
@@ -172,18 +160,23 @@ def _update(
     return LatticeScales(np.exp(centred), b_factor), float(change.max(initial=0.0))
 
 
-def correlations(columns: Columns, means: Means) -> Floats:
-    """Return the CC of each lattice's observations to the means of the others (NaN: fewer than 3 to compare).
-
-    Weighted, of intensities normalised by resolution and compressed by asinh: a wrong lattice has 0, whatever outliers it has.
-    """
-    bins = resolution_bins(columns.inverse_d2[columns.starts[:-1]], CORRELATION_SHELLS)
-    typical = np.ones(columns.n_groups)
+def typical_intensities(values: Floats, inverse_d2: Floats, limits: tuple[float, float]) -> Floats:
+    """Return the typical mean (CORRELATION_SHELLS,) of the groups of each resolution bin, by which correlations are normalised."""
+    bins = resolution_bins(inverse_d2, CORRELATION_SHELLS, limits)
+    typical = np.ones(CORRELATION_SHELLS)
     for b in range(CORRELATION_SHELLS):
         rows = bins == b
         if rows.any():
-            typical[rows] = max(float(np.median(means.value[rows])), 1e-3 * float(np.mean(np.abs(means.value[rows]))), 1e-12)
-    sums = lattice_correlations(
+            typical[b] = max(float(np.median(values[rows])), 1e-3 * float(np.mean(np.abs(values[rows]))), 1e-12)
+    return typical
+
+
+def correlation_sums(columns: Columns, means: Means, typical: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the moments (n_lattices, 6) of `kernels.scaling.lattice_correlations`, and the number of pairs of each lattice.
+
+    ``typical`` is the intensity (n_groups,) by which each group is normalised.
+    """
+    sums: Floats = lattice_correlations(
         columns.starts,
         columns.intensity,
         means.variance,
@@ -196,7 +189,14 @@ def correlations(columns: Columns, means: Means) -> Floats:
         columns.n_lattices,
     )
     shared = columns.active & (means.count[columns.group] > 1)
-    pairs = np.bincount(columns.lattice[shared], minlength=columns.n_lattices)
+    return sums, np.bincount(columns.lattice[shared], minlength=columns.n_lattices)
+
+
+def correlations(sums: Floats, pairs: NDArray[np.int64]) -> Floats:
+    """Return the CC of each lattice's observations to the means of the others (NaN: fewer than 3 to compare).
+
+    Weighted, of intensities normalised by resolution and compressed by asinh: a wrong lattice has 0, whatever outliers it has.
+    """
     w, x, y, xx, xy, yy = sums.T
     with np.errstate(all="ignore"):
         covariance = xy / w - x * y / w**2

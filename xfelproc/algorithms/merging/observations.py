@@ -58,6 +58,52 @@ class Observations:
         return Observations(**rows, half=self.half, n_lattices=self.n_lattices)
 
 
+def usable_rows(reflections: ReflectionTable, settings: Merge) -> NDArray[np.int64]:
+    """Return the rows that merging can use, by lattice."""
+    d, flags = reflections["d"], reflections["flags"]
+    good = (flags & int(ReflectionFlag.INTEGRATED) != 0) & (flags & settings.excluded_flags == 0)
+    with np.errstate(invalid="ignore"):
+        good &= np.isfinite(reflections["intensity"]) & np.isfinite(reflections["sigma"]) & (reflections["sigma"] > 0)
+        good &= (reflections["polarization"] > 0) & (d > 0) & np.isfinite(reflections["excitation"])
+        if settings.d_min is not None:
+            good &= d.astype(np.float64) >= settings.d_min
+        if settings.d_max is not None:
+            good &= d.astype(np.float64) <= settings.d_max
+    rows = np.flatnonzero(good)
+    return rows[np.argsort(reflections["lattice"][rows], kind="stable")]
+
+
+def corrected(reflections: ReflectionTable, half: NDArray[np.uint8]) -> Observations:
+    """Return rows that are all usable as observations, in their order; ``half`` is that of `prepare`.
+
+    Notes
+    -----
+    The standard deviation of integration holds the counts of the reflection itself, ``σ² = I + rest`` for photons: the rest is
+    kept, the own part comes from the merged mean later. Where σ² < I (intensities not in photons) σ² is kept whole.
+    """
+    i, v = reflections["intensity"].astype(np.float64), reflections["sigma"].astype(np.float64) ** 2
+    p = reflections["polarization"].astype(np.float64)
+    own = np.maximum(i, 0.0)
+    photons = v > own
+    return Observations(
+        lattice=reflections["lattice"].astype(np.int64),
+        hkl=np.ascontiguousarray(reflections["hkl"]),
+        intensity=i / p,
+        variance_fixed=np.where(photons, v - own, v) / p**2,
+        variance_gain=np.where(photons, 1.0, 0.0) / p,
+        excitation=reflections["excitation"].astype(np.float64),
+        partiality=reflections["partiality"].astype(np.float64),
+        inverse_d2=1.0 / reflections["d"].astype(np.float64) ** 2,
+        polarization=p,
+        panel=reflections["panel"],
+        fast=reflections["fast"].astype(np.float32),
+        slow=reflections["slow"].astype(np.float32),
+        flags=reflections["flags"],
+        half=np.asarray(half, dtype=np.uint8),
+        n_lattices=len(half),
+    )
+
+
 def prepare(reflections: ReflectionTable, half: NDArray[np.uint8], settings: Merge) -> Observations:
     """Return the usable observations of one shard.
 
@@ -69,47 +115,8 @@ def prepare(reflections: ReflectionTable, half: NDArray[np.uint8], settings: Mer
         (n,) half-set of each of the shard's lattices, see `half_set`.
     settings
         Limits and flags.
-
-    Notes
-    -----
-    The standard deviation of integration holds the counts of the reflection itself, ``σ² = I + rest`` for photons: the rest is
-    kept, the own part comes from the merged mean later. Where σ² < I (intensities not in photons) σ² is kept whole.
     """
-    intensity = reflections["intensity"].astype(np.float64)
-    sigma = reflections["sigma"].astype(np.float64)
-    polarization = reflections["polarization"].astype(np.float64)
-    d = reflections["d"].astype(np.float64)
-    flags = reflections["flags"]
-    with np.errstate(invalid="ignore"):
-        good = (flags & int(ReflectionFlag.INTEGRATED) != 0) & (flags & settings.excluded_flags == 0)
-        good &= np.isfinite(intensity) & np.isfinite(sigma) & (sigma > 0) & (polarization > 0) & (d > 0)
-        good &= np.isfinite(reflections["excitation"])
-        if settings.d_min is not None:
-            good &= d >= settings.d_min
-        if settings.d_max is not None:
-            good &= d <= settings.d_max
-    rows = np.flatnonzero(good)
-    order = rows[np.argsort(reflections["lattice"][rows], kind="stable")]
-    i, v, p = intensity[order], sigma[order] ** 2, polarization[order]
-    own = np.maximum(i, 0.0)
-    photons = v > own
-    return Observations(
-        lattice=reflections["lattice"][order].astype(np.int64),
-        hkl=np.ascontiguousarray(reflections["hkl"][order]),
-        intensity=i / p,
-        variance_fixed=np.where(photons, v - own, v) / p**2,
-        variance_gain=np.where(photons, 1.0, 0.0) / p,
-        excitation=reflections["excitation"][order].astype(np.float64),
-        partiality=reflections["partiality"][order].astype(np.float64),
-        inverse_d2=1.0 / d[order] ** 2,
-        polarization=p,
-        panel=reflections["panel"][order],
-        fast=reflections["fast"][order].astype(np.float32),
-        slow=reflections["slow"][order].astype(np.float32),
-        flags=flags[order],
-        half=np.asarray(half, dtype=np.uint8),
-        n_lattices=len(half),
-    )
+    return corrected(reflections.select(usable_rows(reflections, settings)), half)
 
 
 def concatenate(parts: Sequence[Observations]) -> Observations:

@@ -19,7 +19,6 @@ Floats = NDArray[np.float64]
 
 FLOOR = 3e-3
 """Partiality that no excitation error falls below in the likelihood: tails beyond the Gaussian must not rule the width."""
-MAX_OBSERVATIONS = 60_000
 SHELLS = 12
 MIN_OBSERVATIONS = 200
 MIN_SIGNAL = 5.0
@@ -33,6 +32,11 @@ class Widths:
     constant: Floats
     slope: Floats
 
+    @classmethod
+    def common(cls, widths: Floats, n_lattices: int) -> Widths:
+        """Return the same two widths for all lattices."""
+        return cls(np.full(n_lattices, widths[0]), np.full(n_lattices, widths[1]))
+
     def partiality(self, observations: Observations) -> Floats:
         """Return the partiality of each observation."""
         constant, slope = self.constant[observations.lattice], self.slope[observations.lattice]
@@ -45,57 +49,55 @@ def gaussian(excitation: Floats, inverse_d2: Floats, constant: Floats | float, s
     return p
 
 
-def resolution_bins(inverse_d2: Floats, n: int) -> NDArray[np.int64]:
-    """Return bins of equal reciprocal volume, 0 ... n - 1, between the extremes of ``inverse_d2``."""
+def volume_limits(inverse_d2: Floats) -> tuple[float, float]:
+    """Return the extremes of ``inverse_d2`` as 1/d³; (0, 0) of nothing."""
     if len(inverse_d2) == 0:
-        return np.zeros(0, dtype=np.int64)
+        return 0.0, 0.0
     volume = inverse_d2**1.5
-    low, high = float(volume.min()), float(volume.max())
-    position = (volume - low) / max(high - low, 1e-300) * n
-    return np.minimum(position.astype(np.int64), n - 1)
+    return float(volume.min()), float(volume.max())
 
 
-def starting_scales(
-    observations: Observations, partiality: Floats, n_shells: int = SHELLS
-) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Return scales of the lattices and mean intensities of the resolution bins by Wilson statistics alone, and the bins."""
-    bins = resolution_bins(observations.inverse_d2, n_shells)
-    variance = observations.variance_fixed + observations.variance_gain * np.maximum(observations.intensity, 0.0)
-    scales, means = wilson_scales(
-        observations.intensity, variance, partiality, observations.lattice, bins, observations.n_lattices, n_shells, 8
-    )
-    return scales, means, bins
+def resolution_bins(inverse_d2: Floats, n: int, limits: tuple[float, float] | None = None) -> NDArray[np.int64]:
+    """Return bins of equal reciprocal volume, 0 ... n - 1, between limits in 1/d³ (None: the extremes of ``inverse_d2``)."""
+    low, high = volume_limits(inverse_d2) if limits is None else limits
+    position = (inverse_d2**1.5 - low) / max(high - low, 1e-300) * n
+    return np.clip(position, 0, n - 1).astype(np.int64)
+
+
+def observed_variance(observations: Observations) -> Floats:
+    """Return the variance of each observation by its own counts, for where nothing better is expected yet."""
+    variance: Floats = observations.variance_fixed + observations.variance_gain * np.maximum(observations.intensity, 0.0)
+    return variance
 
 
 def _with_signal(observations: Observations) -> Observations:
     """Return the observations in the bins of resolution where there is something to observe."""
     bins = resolution_bins(observations.inverse_d2, SHELLS)
-    variance = observations.variance_fixed + observations.variance_gain * np.maximum(observations.intensity, 0.0)
+    variance = observed_variance(observations)
     total = np.bincount(bins, weights=observations.intensity, minlength=SHELLS)
     sigma = np.sqrt(np.bincount(bins, weights=variance, minlength=SHELLS))
     signal: NDArray[np.bool_] = total > MIN_SIGNAL * sigma
     return observations.select(signal[bins])
 
 
-def fit_common_width(observations: Observations) -> tuple[float, float]:
+def fit_common_width(sample: Observations) -> tuple[float, float]:
     """Return the width w0 (1/Å) and slope w1 that make the observations likeliest under Wilson's law.
 
     The full intensities are unknown, exponentially distributed about the mean of their resolution; scales and means are
-    profiled out. No merged intensity enters, so the fit needs no multiplicity. Of many lattices every n-th is used, to some
-    60 000 observations. Bins of resolution beyond the diffraction limit stay out: they have no mean to profile.
+    profiled out. No merged intensity enters, so the fit needs no multiplicity, and a sample does. Bins of resolution beyond
+    the diffraction limit stay out: they have no mean to profile.
 
     Returns
     -------
     tuple[float, float]
         (0.001, 0) if there are too few observations or no excitation errors to judge by.
     """
-    step = max(1, len(observations) // MAX_OBSERVATIONS)
-    sample = _with_signal(observations if step == 1 else observations.select(observations.lattice % step == 0))
+    sample = _with_signal(sample)
     spread = float(np.sqrt(np.mean(sample.excitation**2))) if len(sample) else 0.0
     if len(sample) < MIN_OBSERVATIONS or spread == 0.0:
         return 1e-3, 0.0
     bins = resolution_bins(sample.inverse_d2, SHELLS)
-    variance = sample.variance_fixed + sample.variance_gain * np.maximum(sample.intensity, 0.0)
+    variance = observed_variance(sample)
     sigma = np.sqrt(variance)
 
     def negative(log_widths: Floats) -> float:

@@ -139,7 +139,7 @@ def possible_reflections(cell: Sequence[float], space_group: gemmi.SpaceGroup, d
     return found
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return 64 well-mixed bits of each value (the finaliser of SplitMix64, Steele, Lea & Flood 2014, OOPSLA)."""
     x = values + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -166,5 +166,5 @@ def free_flags(
         key = pack(reduced)
     else:
         key = np.floor(3.0 * np.log(1.0 / np.asarray(d, dtype=np.float64)) / 0.002).astype(np.int64)
-    flags: NDArray[np.int32] = (_mix(key.astype(np.uint64)) % np.uint64(n)).astype(np.int32)
+    flags: NDArray[np.int32] = (mix(key.astype(np.uint64)) % np.uint64(n)).astype(np.int32)
     return flags

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import gemmi
 import numpy as np
 
 from xfelproc.algorithms.merging.observations import Observations
+from xfelproc.algorithms.merging.partiality import observed_variance
 from xfelproc.errors import ConfigError
 from xfelproc.geometry.cells import cell_volume
+
+STRONG_ABSENCE = 3.0
+"""Mean I/σ of forbidden observations above which the space group is doubted."""
 
 
 def checked_cell(cell: Sequence[float]) -> tuple[float, float, float, float, float, float]:
@@ -47,19 +52,33 @@ def mtz_title(proposal: bool, ambiguity: Sequence[str]) -> str:
     return title if len(title) <= 70 else title[:67] + "..."
 
 
-def without_absences(observations: Observations, group: gemmi.SpaceGroup) -> tuple[Observations, list[str]]:
-    """Return observations without those the space group extinguishes, and a word if these are not weak."""
+@dataclass(frozen=True)
+class Absences:
+    """Observations that the space group extinguishes: their number, and the sum of I/σ."""
+
+    count: int = 0
+    signal: float = 0.0
+
+    def __add__(self, other: Absences) -> Absences:
+        return Absences(self.count + other.count, self.signal + other.signal)
+
+    def warnings(self, group: gemmi.SpaceGroup) -> list[str]:
+        """Return a word if they are not weak."""
+        ratio = self.signal / max(1, self.count)
+        if ratio <= STRONG_ABSENCE:
+            return []
+        return [
+            f"{self.count} observations that {group.xhm()} forbids have a mean I/σ of {ratio:.1f}: the space group may be wrong"
+        ]
+
+
+def without_absences(observations: Observations, group: gemmi.SpaceGroup) -> tuple[Observations, Absences]:
+    """Return observations without those the space group extinguishes, and what these were."""
     if not len(observations):
-        return observations, []
+        return observations, Absences()
     absent = np.asarray(group.operations().systematic_absences(observations.hkl), dtype=bool)
     if not absent.any():
-        return observations, []
+        return observations, Absences()
     gone = observations.select(absent)
-    variance = gone.variance_fixed + gone.variance_gain * np.maximum(gone.intensity, 0.0)
-    ratio = float(np.mean(gone.intensity / np.sqrt(variance)))
-    words = []
-    if ratio > 3.0:
-        words.append(
-            f"{len(gone)} observations that {group.xhm()} forbids have a mean I/σ of {ratio:.1f}: the space group may be wrong"
-        )
-    return observations.select(~absent), words
+    signal = float(np.sum(gone.intensity / np.sqrt(observed_variance(gone))))
+    return observations.select(~absent), Absences(len(gone), signal)

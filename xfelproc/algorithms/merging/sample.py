@@ -1,0 +1,158 @@
+"""A sample of whole lattices, and what is learnt from it: widths, Wilson's start, and bounds of buckets.
+
+Lattices are taken by a priority that is a hash of where they stand in the run, so that the sample of all shards is made of
+the samples of parts of them, whatever the parts. Of a run of no more than 60 000 observations it is all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import gemmi
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.merging.observations import Observations, concatenate
+from xfelproc.algorithms.merging.partiality import (
+    SHELLS,
+    Widths,
+    fit_common_width,
+    observed_variance,
+    resolution_bins,
+    volume_limits,
+)
+from xfelproc.algorithms.merging.reduction import mix, pack, to_asu
+from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.kernels.scaling import replay_scales, wilson_history
+
+Floats = NDArray[np.float64]
+Arrays = dict[str, NDArray[np.generic]]
+
+MAX_OBSERVATIONS = 60_000
+SMALLEST_PARTIALITY = 1e-6
+"""Below it an observation says nothing, whatever the user asks for."""
+ROUNDS = 8
+_UNUSED = ("polarization", "panel", "fast", "slow", "flags")
+
+
+def priorities(block: int, n_lattices: int) -> NDArray[np.uint64]:
+    """Return the priorities (n_lattices,) of the lattices of a block (a shard's number): small ones go into the sample."""
+    return mix((np.uint64(block) << np.uint64(24)) + np.arange(n_lattices, dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Observations of the lattices of smallest priority, (n,), in the order of the run."""
+
+    observations: Observations
+    priority: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, observations: Observations, priority: NDArray[np.uint64]) -> Sample:
+        """Return the sample of some lattices: whole ones by priority, until there are 60 000 observations."""
+        counts = np.bincount(observations.lattice, minlength=observations.n_lattices)
+        order = np.argsort(priority, kind="stable")
+        before = np.cumsum(counts[order]) - counts[order]
+        chosen = np.sort(order[(before < MAX_OBSERVATIONS) & (counts[order] > 0)])
+        number = np.full(observations.n_lattices, -1)
+        number[chosen] = np.arange(len(chosen))
+        rows = observations.select(number[observations.lattice] >= 0)
+        columns = {f.name: getattr(rows, f.name) for f in fields(rows)}
+        columns |= {name: np.zeros_like(columns[name]) for name in _UNUSED}  # nobody asks for them: they compress to nothing
+        columns |= {"lattice": number[rows.lattice], "half": rows.half[chosen], "n_lattices": len(chosen)}
+        return cls(Observations(**columns), priority[chosen])
+
+    def with_more(self, other: Sample) -> Sample:
+        """Return the sample of the lattices of both."""
+        both = concatenate([self.observations, other.observations])
+        return Sample.of(both, np.concatenate([self.priority, other.priority]))
+
+    def arrays(self) -> Arrays:
+        """Return it as named arrays; `from_arrays` takes them back."""
+        names = [f.name for f in fields(Observations) if f.name != "n_lattices"]
+        return {f"sample_{name}": getattr(self.observations, name) for name in names} | {"sample_priority": self.priority}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Sample:
+        """Return the sample that `arrays` came from."""
+        names = [f.name for f in fields(Observations) if f.name != "n_lattices"]
+        columns = {name: arrays[f"sample_{name}"] for name in names}
+        observations = Observations(**columns, n_lattices=len(arrays["sample_half"]))  # type: ignore[arg-type]
+        return cls(observations, arrays["sample_priority"].astype(np.uint64))
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What all parts of a run must share before they are scaled.
+
+    ``widths`` are w0 (1/Å) and w1 of partiality; ``limits`` (1/Å³) bound the shells of Wilson's statistics, ``shell_means`` are
+    the mean intensities in them, ``means`` (rounds, shells) and ``typical`` (rounds,) how they came about, see
+    `kernels.scaling.wilson_history`; ``bounds`` (buckets - 1,) are the first packed indices of all buckets but the first.
+    """
+
+    widths: Floats
+    limits: Floats
+    shell_means: Floats
+    means: Floats
+    typical: Floats
+    bounds: NDArray[np.int64]
+
+    @property
+    def n_buckets(self) -> int:
+        """Number of buckets."""
+        return len(self.bounds) + 1
+
+    def bucket(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the bucket of each packed index in the asymmetric unit."""
+        return np.searchsorted(self.bounds, key, side="right").astype(np.int64)
+
+    def shells(self, inverse_d2: Floats) -> NDArray[np.int64]:
+        """Return the shell of each observation."""
+        return resolution_bins(inverse_d2, SHELLS, (float(self.limits[0]), float(self.limits[1])))
+
+
+def begin(sample: Sample, n_buckets: int, group: gemmi.SpaceGroup, settings: Merge) -> Beginning:
+    """Return what the sample says."""
+    observations = sample.observations
+    widths = np.array(fit_common_width(observations) if settings.partiality == "gaussian" else (np.nan, np.nan))
+    kept, partiality = with_partiality(observations, widths, settings)
+    limits = volume_limits(kept.inverse_d2)
+    _, shell_means, means, typical = wilson_history(
+        kept.intensity,
+        observed_variance(kept),
+        partiality,
+        kept.lattice,
+        resolution_bins(kept.inverse_d2, SHELLS, limits),
+        kept.n_lattices,
+        SHELLS,
+        ROUNDS,
+    )
+    keys = np.sort(pack(to_asu(kept.hkl, group)[0]))
+    bounds = keys[[len(keys) * k // n_buckets for k in range(1, n_buckets)]] if len(keys) else keys
+    return Beginning(widths, np.array(limits), shell_means, means, typical, np.unique(bounds))
+
+
+def with_partiality(observations: Observations, widths: Floats, settings: Merge) -> tuple[Observations, Floats]:
+    """Return the observations that are full enough, and their partialities."""
+    if settings.partiality == "gaussian":
+        partiality = Widths.common(widths, observations.n_lattices).partiality(observations)
+    elif settings.partiality == "model":
+        partiality = observations.partiality
+    else:
+        partiality = np.ones(len(observations))
+    keep = partiality >= max(settings.min_partiality, SMALLEST_PARTIALITY)
+    return observations.select(keep), partiality[keep]
+
+
+def starting_scales(observations: Observations, partiality: Floats, beginning: Beginning) -> Floats:
+    """Return Wilson's scale of each lattice, (n_lattices,)."""
+    return replay_scales(
+        observations.intensity,
+        observed_variance(observations),
+        partiality,
+        observations.lattice,
+        beginning.shells(observations.inverse_d2),
+        observations.n_lattices,
+        beginning.means,
+        beginning.typical,
+    )
