@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,10 @@ def node_path(folder: Path, level: int, node: int) -> Path:
     return folder / f"{level}-{node:04d}.h5"
 
 
-def _checksum(arrays: Mapping[str, NDArray[Any]]) -> int:
-    crc = 0
-    for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
-        crc = zlib.crc32(f"{name} {values.dtype.str} {values.shape}".encode(), crc)
-        crc = zlib.crc32(values.reshape(-1).view(np.uint8).data, crc)
-    return crc
+def _checksum(values: NDArray[Any]) -> int:
+    values = np.ascontiguousarray(values)
+    crc = zlib.crc32(f"{values.dtype.str} {values.shape}".encode())
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data, crc)
 
 
 def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]]) -> None:
@@ -43,12 +41,13 @@ def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]]) ->
         If it cannot be written.
     """
     make_folder(path.parent)
-    attributes = {"format": FORMAT, "lineage": lineage, "crc32": _checksum(partial)}
-    write_atomic(path, to_bytes(attributes, {}, {name: np.asarray(values) for name, values in partial.items()}))
+    arrays = {name: np.asarray(values) for name, values in partial.items()}
+    checksums = json.dumps({name: _checksum(values) for name, values in arrays.items()})
+    write_atomic(path, to_bytes({"format": FORMAT, "lineage": lineage, "crc32": checksums}, {}, arrays))
 
 
-def read_node(path: Path) -> tuple[str, Partial]:
-    """Return the lineage and the arrays of a node.
+def read_node(path: Path, names: Sequence[str] | None = None) -> tuple[str, Partial]:
+    """Return the lineage and the arrays of a node, or some of them.
 
     Raises
     ------
@@ -56,11 +55,11 @@ def read_node(path: Path) -> tuple[str, Partial]:
         If it is missing or damaged.
     """
     with opened(path) as file:
-        partial = {name: file[name][()] for name in file}
-        lineage, expected = str(file.attrs["lineage"]), int(file.attrs["crc32"])
-    if _checksum(partial) != expected:
-        raise DataError("the arrays do not match their checksum: remove this file and run the same command again", path)
-    return lineage, {name: np.asarray(values) for name, values in partial.items()}
+        partial = {name: np.asarray(file[name][()]) for name in (file if names is None else names)}
+        lineage, checksums = str(file.attrs["lineage"]), json.loads(file.attrs["crc32"])
+    if any(_checksum(values) != checksums[name] for name, values in partial.items()):
+        raise DataError("the arrays do not match their checksums: remove this file and run the same command again", path)
+    return lineage, partial
 
 
 def find_node(path: Path, lineage: str) -> Partial | None:

@@ -8,7 +8,8 @@ import pytest
 
 from xfelproc.errors import DataError
 from xfelproc.geometry.cells import b_matrix, rotation_matrix
-from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, cell_and_orientation, merged_mtz, read_unmerged, unmerged_mtz
+from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, cell_and_orientation, merged_mtz, read_unmerged
+from xfelproc.io.exchange.mtz_pieces import unmerged_mtz
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import MergedTable, UnmergedTable
 

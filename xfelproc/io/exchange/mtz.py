@@ -1,4 +1,4 @@
-"""MTZ files, merged and unmerged, written and read by gemmi.
+"""MTZ files, merged and unmerged, written and read by gemmi; `mtz_pieces` writes the unmerged ones.
 
 The bytes depend on the data alone: no time, path, host or user is written. The file format is described in the CCP4
 documentation (``mtzformat``); batch headers follow its list of words.
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
 from xfelproc.geometry.cells import b_matrix
-from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.experiment import Crystal, as_matrix
-from xfelproc.models.tables import MergedTable, UnmergedTable
+from xfelproc.models.tables import MergedTable
 
 Cell = Sequence[float]
 Floats = NDArray[np.float64]
@@ -90,7 +89,8 @@ class UnmergedData:
     wavelength: float
 
 
-def _new(header: MtzHeader) -> gemmi.Mtz:
+def new_mtz(header: MtzHeader) -> gemmi.Mtz:
+    """Return an MTZ of no columns but H, K, L: title, cell, symmetry, history."""
     mtz = gemmi.Mtz(with_base=True)
     mtz.title = header.title[:TITLE_LENGTH]
     mtz.spacegroup = gemmi.find_spacegroup_by_name(header.space_group)
@@ -133,7 +133,7 @@ def merged_mtz(merged: MergedTable, header: MtzHeader) -> bytes:
         raise DataError(
             "no reflection was merged, so there is no MTZ to write: lower merge.min_multiplicity or merge.min_partiality"
         )
-    mtz = _new(header)
+    mtz = new_mtz(header)
     columns = [np.asarray(merged["hkl"][:, i], dtype=np.float32) for i in range(3)]
     for label, kind, name in MERGED_COLUMNS:
         mtz.add_column(label, kind, dataset_id=1)
@@ -143,37 +143,7 @@ def merged_mtz(merged: MergedTable, header: MtzHeader) -> bytes:
     return bytes(mtz.write_to_bytes())
 
 
-def unmerged_mtz(unmerged: UnmergedTable, batches: Sequence[BatchModel], header: MtzHeader) -> bytes:
-    """Return the bytes of an unmerged MTZ: what was merged, one batch a lattice.
-
-    I and SIGI are full intensities on the common scale, so that their means with 1/SIGI² are those of the merged file.
-    SCALEUSED is the scale they were divided by, FRACTIONCALC the partiality, LP the polarisation factor: all are applied.
-    Outliers are left out. The batch of lattice n (from 0) is n + 1.
-
-    Parameters
-    ----------
-    unmerged
-        Scaled observations.
-    batches
-        One model for each lattice of the run, in order; only those with observations get a batch header.
-    header
-        Cell, space group, title, notes.
-    """
-    rows = unmerged.select(unmerged["flags"] & int(ReflectionFlag.OUTLIER) == 0)
-    mtz = _new(header)
-    for label, kind in UNMERGED_COLUMNS:
-        mtz.add_column(label, kind, dataset_id=1)
-    columns = [rows["hkl_asu"][:, i] for i in range(3)]
-    columns += [rows["isym"], rows["lattice"] + 1, rows["intensity"], rows["sigma"], rows["scale"], rows["partiality"]]
-    columns += [rows["fast"], rows["slow"], rows["polarization"], rows["excitation"], rows["panel"], rows["flags"]]
-    mtz.set_data(np.column_stack([c.astype(np.float32) for c in columns]))
-    for number in np.unique(rows["lattice"]).tolist():
-        mtz.batches.append(_batch(number, batches[number], header))
-    mtz.sort_order = [1, 2, 3, 4, 5]
-    return bytes(mtz.write_to_bytes())
-
-
-def _batch(number: int, model: BatchModel, header: MtzHeader) -> gemmi.Mtz.Batch:
+def batch_header(number: int, model: BatchModel) -> gemmi.Mtz.Batch:
     """Return the header of lattice ``number``: cell, orientation U in the laboratory, a still (no rotation), the beam.
 
     The frame of the U matrix is ours (beam along -z); positions of the words are those of the format's description.
