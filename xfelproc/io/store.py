@@ -65,15 +65,23 @@ def get_table(parent: Any, name: str, kind: type[T], columns: tuple[str, ...] | 
     return kind(None, **values)
 
 
-def to_bytes(attributes: Mapping[str, Any], tables: Mapping[str, Table], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return an HDF5 file's image, made in memory: the disk sees one plain write, whose failure is an ordinary OSError."""
+def to_bytes(
+    attributes: Mapping[str, Any], tables: Mapping[str, Table], arrays: Mapping[str, NDArray[Any]], plain: bool = False
+) -> bytes:
+    """Return an HDF5 file's image, made in memory: the disk sees one plain write, whose failure is an ordinary OSError.
+
+    ``plain`` leaves the arrays in one piece each, not compressed: for those that are read by small parts.
+    """
     with h5py.File("image", "w", driver="core", backing_store=False, libver="latest") as file:
         for key, value in attributes.items():
             file.attrs[key] = value
         for name, table in tables.items():
             put_table(file, name, table)
         for name, array in arrays.items():
-            put(file, name, array)
+            if plain:
+                file.create_dataset(name, data=array)
+            else:
+                put(file, name, array)
         file.flush()
         return bytes(file.id.get_file_image())
 

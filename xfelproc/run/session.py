@@ -20,7 +20,7 @@ from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import CellTarget
 from xfelproc.run.config import JobConfig
 from xfelproc.run.directory import RunDirectory
-from xfelproc.run.folding import read_partial, run_fold, run_update, shard_leaves
+from xfelproc.run.folding import Gathering, read_partial
 from xfelproc.run.isolation import IsolatedUnits
 from xfelproc.run.journal import Journal
 from xfelproc.run.lineage import digest, file_identity, instruction_set, versions
@@ -33,7 +33,7 @@ from xfelproc.stages.execute import (
     execute,
     make_task,
 )
-from xfelproc.stages.fold import Blocks, Fold, Shards, Update
+from xfelproc.stages.fold import Blocks, Fold, Shards, Update, cut_leaves
 from xfelproc.stages.published import find_shards, unit_lineage
 from xfelproc.stages.stills import Stills
 from xfelproc.stages.unit_sources import Opener
@@ -184,36 +184,30 @@ class Session:
 
         Parameters
         ----------
-        fold
-            What to compute.
-        stage, iteration
-            The nodes are ``gather/<stage>/<iteration>/<level>-<node>.h5``; iterations before the last two are removed.
+        fold, stage, iteration
+            See `run.folding.Gathering.fold`.
         blocks
             What to fold over; None: the shards of stage ``process``.
         offsets
             Bounds of the leaves in the blocks, from `stages.fold.cut_leaves`; None: from the manifest for shards.
-
-        Raises
-        ------
-        ConfigError
-            If a unit is not processed yet.
-        DataError
-            If a shard is damaged.
-        Interrupted
-            After SIGINT or SIGTERM.
         """
-        return read_partial(run_fold(self, fold, stage, iteration, *self._leaves(blocks, offsets)))
+        return read_partial(self.gathering.fold(fold, stage, iteration, *self._leaves(blocks, offsets)))
 
     def update(
         self, update: Update, stage: str, iteration: int = 0, blocks: Blocks | None = None, offsets: tuple[int, ...] | None = None
     ) -> tuple[Path, ...]:
         """Publish what ``update`` computes of each leaf; return the nodes' paths in order. See `fold` for the rest."""
-        return run_update(self, update, stage, iteration, *self._leaves(blocks, offsets))
+        return self.gathering.update(update, stage, iteration, *self._leaves(blocks, offsets))
+
+    @property
+    def gathering(self) -> Gathering:
+        """What folds need of this session."""
+        return Gathering(self.directory, self.config.execution, self.driver, self.journal, self.stop, self.journal_event)
 
     def _leaves(self, blocks: Blocks | None, offsets: tuple[int, ...] | None) -> tuple[Blocks, tuple[int, ...]]:
         if blocks is None:
             shards = Shards("process", ((self.directory.path.absolute(), self.manifest.n_units),))
-            return shards, offsets or shard_leaves(self)
+            return shards, offsets or cut_leaves(np.diff(self.manifest.offsets), self.config.execution.fold_size)
         if offsets is None:
             raise ValueError("a fold over blocks that are not the run's shards needs its leaves: give offsets")
         return blocks, offsets

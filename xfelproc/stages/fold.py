@@ -64,11 +64,12 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class UnitReader:
-    """A unit's shard, read as far as it is asked for."""
+    """A unit's shard, read as far as it is asked for. ``block`` is its number in the fold: the unit's, where there is one run."""
 
     run: Path
     unit: int
     path: Path
+    block: int
 
     def result(self) -> UnitResult:
         """Return all tables."""
@@ -130,7 +131,7 @@ class Shards:
         """Return the shard's reader."""
         number, unit = self.place(block)
         run = self.runs[number][0]
-        return UnitReader(run, unit, shard_path(run, self.stage, unit))
+        return UnitReader(run, unit, shard_path(run, self.stage, unit), block)
 
 
 @dataclass(frozen=True)

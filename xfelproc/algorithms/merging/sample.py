@@ -6,7 +6,9 @@ the samples of parts of them, whatever the parts. Of a run of no more than 60 00
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -26,7 +28,7 @@ from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.kernels.scaling import replay_scales, wilson_history
 
 Floats = NDArray[np.float64]
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 MAX_OBSERVATIONS = 60_000
 SMALLEST_PARTIALITY = 1e-6
@@ -73,11 +75,11 @@ class Sample:
         return {f"sample_{name}": getattr(self.observations, name) for name in names} | {"sample_priority": self.priority}
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Sample:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Sample:
         """Return the sample that `arrays` came from."""
         names = [f.name for f in fields(Observations) if f.name != "n_lattices"]
         columns = {name: arrays[f"sample_{name}"] for name in names}
-        observations = Observations(**columns, n_lattices=len(arrays["sample_half"]))  # type: ignore[arg-type]
+        observations = Observations(**columns, n_lattices=len(arrays["sample_half"]))
         return cls(observations, arrays["sample_priority"].astype(np.uint64))
 
 
@@ -101,6 +103,15 @@ class Beginning:
     def n_buckets(self) -> int:
         """Number of buckets."""
         return len(self.bounds) + 1
+
+    def arrays(self) -> Arrays:
+        """Return it as named arrays; `from_arrays` takes them back."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Beginning:
+        """Return what `arrays` came from."""
+        return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
     def bucket(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the bucket of each packed index in the asymmetric unit."""
@@ -132,15 +143,23 @@ def begin(sample: Sample, n_buckets: int, group: gemmi.SpaceGroup, settings: Mer
     return Beginning(widths, np.array(limits), shell_means, means, typical, np.unique(bounds))
 
 
+def partialities(observations: Observations, widths: Floats, settings: Merge) -> Floats:
+    """Return the partiality of each observation, (n,)."""
+    if settings.partiality == "gaussian":
+        return Widths.common(widths, observations.n_lattices).partiality(observations)
+    return observations.partiality if settings.partiality == "model" else np.ones(len(observations))
+
+
+def full_enough(partiality: Floats, settings: Merge) -> NDArray[np.bool_]:
+    """Return which partialities are large enough to be merged."""
+    enough: NDArray[np.bool_] = partiality >= max(settings.min_partiality, SMALLEST_PARTIALITY)
+    return enough
+
+
 def with_partiality(observations: Observations, widths: Floats, settings: Merge) -> tuple[Observations, Floats]:
     """Return the observations that are full enough, and their partialities."""
-    if settings.partiality == "gaussian":
-        partiality = Widths.common(widths, observations.n_lattices).partiality(observations)
-    elif settings.partiality == "model":
-        partiality = observations.partiality
-    else:
-        partiality = np.ones(len(observations))
-    keep = partiality >= max(settings.min_partiality, SMALLEST_PARTIALITY)
+    partiality = partialities(observations, widths, settings)
+    keep = full_enough(partiality, settings)
     return observations.select(keep), partiality[keep]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import gemmi
 import numpy as np
+from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.observations import Observations
 from xfelproc.algorithms.merging.partiality import observed_variance
@@ -72,11 +73,16 @@ class Absences:
         ]
 
 
+def extinct(hkl: NDArray[np.int32], group: gemmi.SpaceGroup) -> NDArray[np.bool_]:
+    """Return which indices (n, 3) the space group extinguishes."""
+    return np.asarray(group.operations().systematic_absences(hkl), dtype=bool).reshape(-1)
+
+
 def without_absences(observations: Observations, group: gemmi.SpaceGroup) -> tuple[Observations, Absences]:
     """Return observations without those the space group extinguishes, and what these were."""
     if not len(observations):
         return observations, Absences()
-    absent = np.asarray(group.operations().systematic_absences(observations.hkl), dtype=bool)
+    absent = extinct(observations.hkl, group)
     if not absent.any():
         return observations, Absences()
     gone = observations.select(absent)

@@ -1,0 +1,306 @@
+"""Merging of shards, of one run or of several, by workers; see docs/explanation/architecture.md for the scheme."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.merging.merge import Final, MergeResult, Symmetry, result_of
+from xfelproc.algorithms.merging.sample import Beginning
+from xfelproc.algorithms.merging.scaling import SUMS, Phase, ScaleState, advance, initial_state
+from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.algorithms.merging.symmetry_notes import Absences
+from xfelproc.errors import ConfigError
+from xfelproc.io.atomic import write_atomic, write_pieces
+from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, merged_mtz
+from xfelproc.io.exchange.mtz_pieces import Rows, unmerged_pieces
+from xfelproc.io.nodes import Partial, find_node, read_node, write_node
+from xfelproc.io.shards import read_header, shard_path
+from xfelproc.models.tables import ShellTable
+from xfelproc.run.folding import Gathering, block_leaves, read_partial
+from xfelproc.run.lineage import digest, versions
+from xfelproc.run.target import MergingGroup, indexing_ambiguity
+from xfelproc.stages.fold import Nodes, Shards, cut_leaves
+from xfelproc.stages.merge_parts import Begin, Gather, MergeJob, Partition, Survey, Whole
+from xfelproc.stages.merge_passes import Numbers, Pass, final_of
+
+STAGE = "merge"
+PROCESS = "process"
+BUCKET_SIZE = 1 << 19
+"""Observations of a bucket, about: some 250 MB of memory."""
+MOST_LEAVES = 64
+"""Leaves of a pass: each yields six numbers for every lattice, and these partials should be less than the observations."""
+
+
+@dataclass(frozen=True)
+class MergeInput:
+    """A run to merge: its folder (with ``manifest.h5`` and ``shards``), and its number of units, all processed."""
+
+    run: Path
+    n_units: int
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """What merging found, and where the rest of it is."""
+
+    final: Final
+    cells: NDArray[np.float64]
+    wavelengths: NDArray[np.float64]
+    lattice_files: tuple[Path, ...]
+    lattice_prefix: str
+    n_unmerged: tuple[int, ...]
+    n_usable: int
+    job: MergeJob
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield the rows of the unmerged MTZ, bucket by bucket."""
+        for number in range(len(self.n_unmerged)):
+            yield self.job.read(self.job.unmerged(number), self.job.hash("unmerged", number))["rows"]
+
+    def batches(self, bandwidth: float) -> Iterator[BatchModel]:
+        """Yield the model of each lattice."""
+        names = [f"{self.lattice_prefix}{name}" for name in ("A", "wavelength")]
+        for path in self.lattice_files:
+            arrays = read_node(path, names)[1]
+            for matrix, wavelength in zip(*(arrays[name] for name in names), strict=True):
+                yield BatchModel(matrix, float(wavelength), bandwidth=bandwidth)
+
+
+def shards_of(inputs: Sequence[MergeInput]) -> tuple[str, int]:
+    """Return the hash of all shards' lineages, and the number of reflections in them.
+
+    Raises
+    ------
+    ConfigError
+        If a unit is missing.
+    """
+    lineages, reflections = [], 0
+    for given in inputs:
+        for unit in range(given.n_units):
+            header = read_header(shard_path(given.run, PROCESS, unit))
+            if header is None:
+                raise ConfigError(f"merge: unit {unit} of {given.run} is not processed yet: run the same job without --only")
+            lineages.append(header.lineage)
+            reflections += header.counts["REFLECTIONS"]
+    return digest(lineages), reflections
+
+
+def merge_lineage(shards: str, settings: Merge, group: MergingGroup, gathering: Gathering) -> str:
+    """Return the hash of what a merging depends on: ``shards`` is from `shards_of`."""
+    sizes = [gathering.execution.fold_size, gathering.execution.bucket_size]
+    merge = settings.model_dump(mode="json")
+    return digest({"shards": shards, "merge": merge, "group": group.space_group, "sizes": sizes, "versions": versions()})
+
+
+def merge_inputs(
+    gathering: Gathering,
+    inputs: Sequence[MergeInput],
+    settings: Merge,
+    group: MergingGroup,
+    output: Path,
+    bandwidth: float = 0.0,
+) -> dict[str, Any] | None:
+    """Merge the shards of runs into ``merged.mtz`` and ``unmerged.mtz``.
+
+    For one run `run.stage_merge` calls this. For several (a campaign's group of the same sample, dose or delay): make a
+    `Gathering` over a `RunDirectory` of the group's own folder (``create`` it, hold its lock), and give the runs in an order that
+    does not depend on when they ended, such as that of the archive's table: lattices are numbered in that order, and the bytes
+    depend on it. The runs' folders are only read. Their names of files should differ, since half-sets are a hash of file name and
+    frame number. Cells must be of one crystal form: the merged cell is the median over all lattices, and nothing is reindexed.
+
+    Parameters
+    ----------
+    gathering
+        Driver, journal, and the folder in whose ``gather/merge`` the work is done; it is removed at the end.
+    inputs
+        The runs, in order; all units processed.
+    settings
+        Section ``[merge]``.
+    group
+        Space group to merge in, and whether it is only proposed.
+    output
+        Existing folder of the two files.
+    bandwidth
+        Relative, for the batch headers.
+
+    Returns
+    -------
+    dict[str, Any] | None
+        What ``merge.json`` says: cell, symmetry, warnings, numbers and statistics by shell. None, and no files, if no lattice has
+        a usable observation.
+
+    Raises
+    ------
+    ConfigError
+        If a unit is missing.
+    DataError
+        If a shard is damaged, or nothing is left after all cuts.
+    OutputError
+        If something cannot be written; what is done is kept for the next attempt.
+    """
+    shards, reflections = shards_of(inputs)
+    job = MergeJob(
+        settings, group.space_group, merge_lineage(shards, settings, group, gathering), gathering.directory.gather.absolute() / STAGE
+    )
+    blocks = Shards(PROCESS, tuple((given.run.absolute(), given.n_units) for given in inputs))
+    size = gathering.execution.bucket_size or BUCKET_SIZE
+    scaled = _whole(gathering, job, blocks) if reflections <= size else _Streamed(gathering, job, blocks, size).run()
+    record = None if scaled is None else _write(scaled, settings, group, output, bandwidth)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return record
+
+
+def _write(scaled: Scaled, settings: Merge, group: MergingGroup, output: Path, bandwidth: float) -> dict[str, Any]:
+    cell = [float(v) for v in np.median(scaled.cells, axis=0)]
+    ambiguity = indexing_ambiguity(cell, group.space_group)
+    result = result_of(scaled.final, cell, Symmetry.chosen(group.space_group, settings, group.proposal, ambiguity), settings)
+    header = MtzHeader(result.cell, result.space_group, float(np.mean(scaled.wavelengths)), result.title, result.warnings)
+    write_atomic(output / "merged.mtz", merged_mtz(result.merged, header))
+    pieces = unmerged_pieces(sum(scaled.n_unmerged), scaled.rows(), scaled.batches(bandwidth), header)
+    write_pieces(output / "unmerged.mtz", pieces)
+    return _record(result, ambiguity)
+
+
+def rows_of(table: ShellTable) -> list[dict[str, Any]]:
+    """Return a table of shells as plain rows."""
+    return [{c.name: table[c.name][row].item() for c in table.SCHEMA} for row in range(len(table))]
+
+
+def _record(result: MergeResult, ambiguity: Sequence[str]) -> dict[str, Any]:
+    return {
+        "cell": list(result.cell),
+        "space_group": result.space_group,
+        "proposal": result.proposal,
+        "ambiguity": list(ambiguity),
+        "warnings": list(result.warnings),
+        "title": result.title,
+        "n_lattices": len(result.lattices),
+        "n_lattices_used": int(np.count_nonzero(result.lattices["used"])),
+        "overall": rows_of(result.overall)[0],
+        "shells": rows_of(result.shells),
+    }
+
+
+def _whole(gathering: Gathering, job: MergeJob, blocks: Shards) -> Scaled | None:
+    """Merge in one task."""
+    if not len(blocks):
+        return None
+    paths = gathering.update(Whole(job), f"{STAGE}/whole", 0, blocks, (0, len(blocks)))
+    arrays = read_partial(paths[0])
+    if not arrays["n_usable"]:
+        return None
+    n_unmerged, prefix = tuple(arrays["n_unmerged"].tolist()), "lattices."
+    return Scaled(
+        final_of(arrays),
+        arrays["lattices.cell"],
+        arrays["lattices.wavelength"],
+        paths,
+        prefix,
+        n_unmerged,
+        int(arrays["n_usable"]),
+        job,
+    )
+
+
+@dataclass
+class _Streamed:
+    """A merging whose observations go through files."""
+
+    gathering: Gathering
+    job: MergeJob
+    blocks: Shards
+    bucket_size: int
+
+    def run(self) -> Scaled | None:
+        job, shards = self.job, self._shard_leaves()
+        root = self.gathering.fold(Survey(job), f"{STAGE}/survey", 0, self.blocks, shards)
+        survey = {name: read_node(root, [name])[1][name] for name in ("observations", "absences")}
+        total = int(survey["observations"].sum())
+        if not total and not survey["absences"][0]:
+            return None
+        n_buckets = max(1, -(-total // self.bucket_size))
+        (begin,) = self.gathering.update(Begin(job, n_buckets), f"{STAGE}/begin", 0, Nodes((root,)), (0, 1))
+        begin_lineage, known = read_node(begin)
+        beginning = Beginning.from_arrays(known)
+        chunks = cut_leaves(survey["observations"], self.bucket_size)
+        parts = self.gathering.update(Partition(job, begin), f"{STAGE}/partition", 0, self.blocks, chunks)
+        lattices = _joined(parts, ("scale", "offered", "half", "cell", "wavelength"))
+        n, limits = self._gather(beginning.n_buckets, chunks)
+        groups = tuple(np.concatenate([[0], np.cumsum(n[:, 0])]).tolist())
+        start = initial_state(lattices["scale"], lattices["offered"], beginning, job.settings)
+        passes = _Passes(self.gathering, Pass(job, begin, begin_lineage, Path(), 0, groups), lattices["half"])
+        state, result = passes.run(start)
+        sums = {name: result[name] for name in SUMS if name in result}
+        rows = {name: values for name, values in result.items() if name not in sums}
+        absences = Absences(int(survey["absences"][0]), float(survey["absences"][1]))
+        final = Final(state, rows, sums, lattices["offered"], lattices["half"], limits, absences, beginning)
+        n_unmerged = tuple(rows.pop("n_unmerged").tolist())
+        return Scaled(final, lattices["cell"], lattices["wavelength"], parts, "", n_unmerged, total, job)
+
+    def _shard_leaves(self) -> tuple[int, ...]:
+        """Leaves of shards by their number of frames, which for several runs only their shards know."""
+        frames = [
+            sum(header.counts[name] for name in FRAME_COUNTS)
+            for run, n in self.blocks.runs
+            for unit in range(n)
+            if (header := read_header(shard_path(run, PROCESS, unit))) is not None
+        ]
+        return cut_leaves(frames, self.gathering.execution.fold_size)
+
+    def _gather(self, n_buckets: int, chunks: tuple[int, ...]) -> tuple[NDArray[np.int64], tuple[float, float] | None]:
+        """Make the buckets; return their numbers (buckets, 2) of reflections and rows, and the extremes of 1/d²."""
+        gather = Gather(self.job, chunks[:-1])
+        leaves = tuple(range(n_buckets + 1))
+        paths = self.gathering.update(gather, f"{STAGE}/gather", 0, Numbers(), leaves)
+        shutil.rmtree(self.job.folder / "chunks", ignore_errors=True)
+        parts = [read_node(path)[1] for path in paths]
+        n = np.array([part["n"] for part in parts])
+        limits = np.array([part["limits"] for part in parts])
+        return n, (float(limits[:, 0].min()), float(limits[:, 1].max())) if n[:, 1].any() else None
+
+
+@dataclass
+class _Passes:
+    """The passes over the buckets, each a fold; the state between them is kept in a file, from which a killed run goes on."""
+
+    gathering: Gathering
+    first: Pass
+    half: NDArray[np.uint8]
+
+    def run(self, start: ScaleState) -> tuple[ScaleState, Partial]:
+        """Return the final state and the result of the last pass."""
+        number, state = self._known() or (0, start)
+        leaves = block_leaves(len(self.first.groups) - 1, MOST_LEAVES)
+        while True:
+            job, path = self.first.job, self._path(number)
+            write_node(path, job.hash("state", number), state.arrays() | {"half": self.half})
+            one = replace(self.first, state=path, number=number)
+            result = read_partial(self.gathering.fold(one, f"{STAGE}/pass", number, Numbers(), leaves))
+            if state.phase == Phase.OUTPUT:
+                return state, result
+            state, number = advance(state, result, job.settings), number + 1
+
+    def _path(self, number: int) -> Path:
+        return self.first.job.folder / "pass" / str(number) / "state.h5"
+
+    def _known(self) -> tuple[int, ScaleState] | None:
+        folder = self.first.job.folder / "pass"
+        numbers = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+        for number in sorted(numbers, reverse=True):
+            arrays = find_node(self._path(number), self.first.job.hash("state", number))
+            if arrays is not None:
+                arrays.pop("half")
+                return number, ScaleState.from_arrays(arrays)
+        return None
+
+
+def _joined(paths: Sequence[Path], names: tuple[str, ...]) -> Partial:
+    parts = [read_node(path, names)[1] for path in paths]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
