@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def write_slices(path: Path, lineage: str, rows: Rows, bounds: NDArray[np.int64]
         If it cannot be written.
     """
     make_folder(path.parent)
-    checksums = np.array([_checksum(rows[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)], dtype=np.uint32)
+    checksums = np.array([_checksum(rows[a:b]) for a, b in itertools.pairwise(bounds)], dtype=np.uint32)
     arrays = {"rows": rows, "bounds": np.asarray(bounds), "crc32": checksums}
     write_atomic(path, to_bytes({"lineage": lineage}, {}, arrays, plain=True))
 

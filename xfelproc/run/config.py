@@ -51,7 +51,7 @@ class Input(SourceSettings):
 
 
 class Execution(Parameters):
-    """Section ``[execution]``: where the work is done. Of it only ``unit_size`` and ``fold_size`` touch the results' grouping."""
+    """Section ``[execution]``: where the work is done. Of it only the sizes touch the results' grouping."""
 
     driver: Annotated[
         Literal["inline", "pool", "mpi", "dask"],
@@ -72,6 +72,9 @@ class Execution(Parameters):
     ] = None
     fold_size: Annotated[
         int | None, Field(ge=1, description="frames a leaf of the folds over the shards; None: 1000, or what gives 256 leaves")
+    ] = None
+    bucket_size: Annotated[
+        int | None, Field(ge=1000, description="observations that are merged in memory at once; None: 524288, some 250 MB")
     ] = None
     unit_timeout: Annotated[
         float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 600 s")

@@ -22,6 +22,7 @@ from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, merged_mtz
 from xfelproc.io.exchange.mtz_pieces import Rows, unmerged_pieces
 from xfelproc.io.nodes import Partial, find_node, read_node, write_node
 from xfelproc.io.shards import read_header, shard_path
+from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.tables import ShellTable
 from xfelproc.run.folding import Gathering, block_leaves, read_partial
 from xfelproc.run.lineage import digest, versions
@@ -56,7 +57,6 @@ class Scaled:
     lattice_files: tuple[Path, ...]
     lattice_prefix: str
     n_unmerged: tuple[int, ...]
-    n_usable: int
     job: MergeJob
 
     def rows(self) -> Iterator[Rows]:
@@ -73,54 +73,74 @@ class Scaled:
                 yield BatchModel(matrix, float(wavelength), bandwidth=bandwidth)
 
 
-def shards_of(inputs: Sequence[MergeInput]) -> tuple[str, int]:
-    """Return the hash of all shards' lineages, and the number of reflections in them.
+@dataclass(frozen=True)
+class FoundShards:
+    """Runs to merge, the hash of all their shards' lineages, the frames of each shard, and the reflections in all of them."""
 
-    Raises
-    ------
-    ConfigError
-        If a unit is missing.
-    """
-    lineages, reflections = [], 0
-    for given in inputs:
-        for unit in range(given.n_units):
-            header = read_header(shard_path(given.run, PROCESS, unit))
-            if header is None:
-                raise ConfigError(f"merge: unit {unit} of {given.run} is not processed yet: run the same job without --only")
-            lineages.append(header.lineage)
-            reflections += header.counts["REFLECTIONS"]
-    return digest(lineages), reflections
+    inputs: tuple[MergeInput, ...]
+    lineage: str
+    frames: tuple[int, ...]
+    reflections: int
+
+    @classmethod
+    def of(cls, inputs: Sequence[MergeInput]) -> FoundShards:
+        """Read the headers of the shards.
+
+        Raises
+        ------
+        ConfigError
+            If a unit is missing.
+        """
+        lineages, frames, reflections = [], [], 0
+        for given in inputs:
+            for unit in range(given.n_units):
+                header = read_header(shard_path(given.run, PROCESS, unit))
+                if header is None:
+                    raise ConfigError(f"merge: unit {unit} of {given.run} is not processed yet: run the same job without --only")
+                lineages.append(header.lineage)
+                frames.append(sum(header.counts[status.name] for status in FrameStatus))
+                reflections += header.counts["REFLECTIONS"]
+        return cls(tuple(inputs), digest(lineages), tuple(frames), reflections)
+
+    @property
+    def blocks(self) -> Shards:
+        """The shards as blocks of a fold."""
+        return Shards(PROCESS, tuple((given.run.absolute(), given.n_units) for given in self.inputs))
 
 
-def merge_lineage(shards: str, settings: Merge, group: MergingGroup, gathering: Gathering) -> str:
-    """Return the hash of what a merging depends on: ``shards`` is from `shards_of`."""
+def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, group: MergingGroup) -> str:
+    """Return the hash of what a merging depends on: files of equal lineage need not be made again."""
     sizes = [gathering.execution.fold_size, gathering.execution.bucket_size]
+    symmetry = [group.space_group, group.proposal]
     merge = settings.model_dump(mode="json")
-    return digest({"shards": shards, "merge": merge, "group": group.space_group, "sizes": sizes, "versions": versions()})
+    return digest({"shards": shards.lineage, "merge": merge, "symmetry": symmetry, "sizes": sizes, "versions": versions()})
 
 
 def merge_inputs(
     gathering: Gathering,
-    inputs: Sequence[MergeInput],
+    shards: FoundShards,
     settings: Merge,
     group: MergingGroup,
     output: Path,
     bandwidth: float = 0.0,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Merge the shards of runs into ``merged.mtz`` and ``unmerged.mtz``.
 
     For one run `run.stage_merge` calls this. For several (a campaign's group of the same sample, dose or delay): make a
-    `Gathering` over a `RunDirectory` of the group's own folder (``create`` it, hold its lock), and give the runs in an order that
-    does not depend on when they ended, such as that of the archive's table: lattices are numbered in that order, and the bytes
-    depend on it. The runs' folders are only read. Their names of files should differ, since half-sets are a hash of file name and
-    frame number. Cells must be of one crystal form: the merged cell is the median over all lattices, and nothing is reindexed.
+    `Gathering` over a `RunDirectory` of the group's own folder (``create`` it, hold its lock), and give the runs, as
+    ``FoundShards.of([MergeInput(folder, n_units), ...])``, in an order that does not depend on when they ended, such as that of
+    the archive's table: lattices are numbered in that order, and the bytes depend on it. `merge_lineage` tells whether files
+    made before are still good. The runs' folders are only read. Names of files should differ from run to run, since half-sets
+    are a hash of file name and frame number. Cells must be of one crystal form: the merged cell is the median over all
+    lattices, and nothing is reindexed.
 
     Parameters
     ----------
     gathering
         Driver, journal, and the folder in whose ``gather/merge`` the work is done; it is removed at the end.
-    inputs
-        The runs, in order; all units processed.
+    shards
+        Of the runs, in order.
     settings
         Section ``[merge]``.
     group
@@ -129,6 +149,8 @@ def merge_inputs(
         Existing folder of the two files.
     bandwidth
         Relative, for the batch headers.
+    notes
+        What the files' history says before the warnings of merging.
 
     Returns
     -------
@@ -138,30 +160,28 @@ def merge_inputs(
 
     Raises
     ------
-    ConfigError
-        If a unit is missing.
     DataError
         If a shard is damaged, or nothing is left after all cuts.
     OutputError
         If something cannot be written; what is done is kept for the next attempt.
     """
-    shards, reflections = shards_of(inputs)
-    job = MergeJob(
-        settings, group.space_group, merge_lineage(shards, settings, group, gathering), gathering.directory.gather.absolute() / STAGE
-    )
-    blocks = Shards(PROCESS, tuple((given.run.absolute(), given.n_units) for given in inputs))
+    lineage = merge_lineage(gathering, shards, settings, group)
+    job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE)
     size = gathering.execution.bucket_size or BUCKET_SIZE
-    scaled = _whole(gathering, job, blocks) if reflections <= size else _Streamed(gathering, job, blocks, size).run()
-    record = None if scaled is None else _write(scaled, settings, group, output, bandwidth)
+    scaled = _whole(gathering, job, shards) if shards.reflections <= size else _Streamed(gathering, job, shards, size).run()
+    record = None if scaled is None else _write(scaled, settings, group, output, bandwidth, notes)
     shutil.rmtree(job.folder, ignore_errors=True)
     return record
 
 
-def _write(scaled: Scaled, settings: Merge, group: MergingGroup, output: Path, bandwidth: float) -> dict[str, Any]:
+def _write(
+    scaled: Scaled, settings: Merge, group: MergingGroup, output: Path, bandwidth: float, notes: Sequence[str]
+) -> dict[str, Any]:
     cell = [float(v) for v in np.median(scaled.cells, axis=0)]
     ambiguity = indexing_ambiguity(cell, group.space_group)
     result = result_of(scaled.final, cell, Symmetry.chosen(group.space_group, settings, group.proposal, ambiguity), settings)
-    header = MtzHeader(result.cell, result.space_group, float(np.mean(scaled.wavelengths)), result.title, result.warnings)
+    said = (*notes, *result.warnings)
+    header = MtzHeader(result.cell, result.space_group, float(np.mean(scaled.wavelengths)), result.title, said)
     write_atomic(output / "merged.mtz", merged_mtz(result.merged, header))
     pieces = unmerged_pieces(sum(scaled.n_unmerged), scaled.rows(), scaled.batches(bandwidth), header)
     write_pieces(output / "unmerged.mtz", pieces)
@@ -188,25 +208,16 @@ def _record(result: MergeResult, ambiguity: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _whole(gathering: Gathering, job: MergeJob, blocks: Shards) -> Scaled | None:
+def _whole(gathering: Gathering, job: MergeJob, shards: FoundShards) -> Scaled | None:
     """Merge in one task."""
-    if not len(blocks):
+    if not shards.reflections:
         return None
-    paths = gathering.update(Whole(job), f"{STAGE}/whole", 0, blocks, (0, len(blocks)))
+    paths = gathering.update(Whole(job), f"{STAGE}/whole", 0, shards.blocks, (0, len(shards.frames)))
     arrays = read_partial(paths[0])
     if not arrays["n_usable"]:
         return None
-    n_unmerged, prefix = tuple(arrays["n_unmerged"].tolist()), "lattices."
-    return Scaled(
-        final_of(arrays),
-        arrays["lattices.cell"],
-        arrays["lattices.wavelength"],
-        paths,
-        prefix,
-        n_unmerged,
-        int(arrays["n_usable"]),
-        job,
-    )
+    cells, wavelengths, n_unmerged = arrays["lattices.cell"], arrays["lattices.wavelength"], tuple(arrays["n_unmerged"].tolist())
+    return Scaled(final_of(arrays), cells, wavelengths, paths, "lattices.", n_unmerged, job)
 
 
 @dataclass
@@ -215,12 +226,13 @@ class _Streamed:
 
     gathering: Gathering
     job: MergeJob
-    blocks: Shards
+    shards: FoundShards
     bucket_size: int
 
     def run(self) -> Scaled | None:
-        job, shards = self.job, self._shard_leaves()
-        root = self.gathering.fold(Survey(job), f"{STAGE}/survey", 0, self.blocks, shards)
+        job, blocks = self.job, self.shards.blocks
+        leaves = cut_leaves(self.shards.frames, self.gathering.execution.fold_size)
+        root = self.gathering.fold(Survey(job), f"{STAGE}/survey", 0, blocks, leaves)
         survey = {name: read_node(root, [name])[1][name] for name in ("observations", "absences")}
         total = int(survey["observations"].sum())
         if not total and not survey["absences"][0]:
@@ -230,7 +242,7 @@ class _Streamed:
         begin_lineage, known = read_node(begin)
         beginning = Beginning.from_arrays(known)
         chunks = cut_leaves(survey["observations"], self.bucket_size)
-        parts = self.gathering.update(Partition(job, begin), f"{STAGE}/partition", 0, self.blocks, chunks)
+        parts = self.gathering.update(Partition(job, begin), f"{STAGE}/partition", 0, blocks, chunks)
         lattices = _joined(parts, ("scale", "offered", "half", "cell", "wavelength"))
         n, limits = self._gather(beginning.n_buckets, chunks)
         groups = tuple(np.concatenate([[0], np.cumsum(n[:, 0])]).tolist())
@@ -239,20 +251,10 @@ class _Streamed:
         state, result = passes.run(start)
         sums = {name: result[name] for name in SUMS if name in result}
         rows = {name: values for name, values in result.items() if name not in sums}
+        n_unmerged = tuple(rows.pop("n_unmerged").tolist())
         absences = Absences(int(survey["absences"][0]), float(survey["absences"][1]))
         final = Final(state, rows, sums, lattices["offered"], lattices["half"], limits, absences, beginning)
-        n_unmerged = tuple(rows.pop("n_unmerged").tolist())
-        return Scaled(final, lattices["cell"], lattices["wavelength"], parts, "", n_unmerged, total, job)
-
-    def _shard_leaves(self) -> tuple[int, ...]:
-        """Leaves of shards by their number of frames, which for several runs only their shards know."""
-        frames = [
-            sum(header.counts[name] for name in FRAME_COUNTS)
-            for run, n in self.blocks.runs
-            for unit in range(n)
-            if (header := read_header(shard_path(run, PROCESS, unit))) is not None
-        ]
-        return cut_leaves(frames, self.gathering.execution.fold_size)
+        return Scaled(final, lattices["cell"], lattices["wavelength"], parts, "", n_unmerged, job)
 
     def _gather(self, n_buckets: int, chunks: tuple[int, ...]) -> tuple[NDArray[np.int64], tuple[float, float] | None]:
         """Make the buckets; return their numbers (buckets, 2) of reflections and rows, and the extremes of 1/d²."""

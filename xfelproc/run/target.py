@@ -51,20 +51,18 @@ def holohedry(cell: Sequence[float], max_penalty: float = 50.0) -> str:
 
 
 @dataclass(frozen=True)
-class MergingSymmetry:
-    """The group to merge in, whether it is only proposed, and operators of the lattice that are not in its point group."""
+class MergingGroup:
+    """The group to merge in, and whether it is only proposed."""
 
     space_group: str
     proposal: bool
-    ambiguity: tuple[str, ...]
 
 
-def merging_symmetry(session: Session, cell: Sequence[float]) -> MergingSymmetry:
-    """Return the symmetry to merge in: the user's, else the holohedry of the lattice, as a proposal."""
+def merging_group(session: Session) -> MergingGroup:
+    """Return the group to merge in: the user's, else the holohedry of the lattice, as a proposal."""
     target = run_target(session)
     given = session.config.section("merge").space_group or user_target(session).space_group
-    name = given or target.space_group or "P 1"
-    return MergingSymmetry(name, given is None, indexing_ambiguity(cell, name))
+    return MergingGroup(given or target.space_group or "P 1", given is None)
 
 
 def indexing_ambiguity(cell: Sequence[float], space_group: str, max_obliquity: float = 2.0) -> tuple[str, ...]:

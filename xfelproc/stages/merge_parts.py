@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.algorithms.merging.symmetry_notes import Absences, extinct, without_absences
 from xfelproc.errors import DataError
 from xfelproc.io.exchange.mtz_pieces import unmerged_rows
-from xfelproc.io.manifest import read_manifest
+from xfelproc.io.manifest_reader import ManifestReader
 from xfelproc.io.nodes import Partial, read_node, write_node
 from xfelproc.io.slices import read_slice, write_slices
-from xfelproc.models.tables import ReflectionTable
+from xfelproc.models.tables import FrameTable, ReflectionTable
 from xfelproc.stages.fold import UnitReader
 
 ROW = np.dtype(
@@ -103,12 +102,11 @@ class Lattices:
     @classmethod
     def of(cls, block: UnitReader, settings: Merge) -> Lattices:
         """Read a shard."""
-        result, names = block.result(), _source_names(block.run, (block.run / "manifest.h5").stat().st_mtime_ns)
+        result = block.result()
         frames, row = result.frames, result.lattices["frame"]
-        identity = zip(frames["source"][row].tolist(), frames["index"][row].tolist(), strict=True)
         return cls(
             result.reflections.select(usable_rows(result.reflections, settings)),
-            np.array([half_set(names[source], index) for source, index in identity], dtype=np.uint8),
+            _half_sets(block.run, block.unit, frames, row),
             result.lattices["cell"],
             result.lattices["A"],
             frames["wavelength"][row],
@@ -136,10 +134,16 @@ class Lattices:
         return {name: getattr(self, name) for name in LATTICE_ARRAYS}
 
 
-@lru_cache(maxsize=8)
-def _source_names(run: Path, stamp: int) -> list[str]:
-    """Return the names of the files of a run by which half-sets are drawn; ``stamp`` is the manifest's time of change."""
-    return [Path(str(path)).name for path in read_manifest(run / "manifest.h5").sources["path"]]
+def _half_sets(run: Path, unit: int, frames: FrameTable, row: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Return the half-sets of the lattices on these rows of a unit's frames."""
+    reader = ManifestReader(run / "manifest.h5")
+    try:
+        given = reader.unit_input(unit)
+    finally:
+        reader.close()
+    identity = zip(frames["source"][row].tolist(), frames["index"][row].tolist(), strict=True)
+    names = {number: given.sources.name(given.row(number)) for number in given.numbers.tolist()}
+    return np.array([half_set(names[source], index) for source, index in identity], dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class Survey:
 
     def accumulate(self, blocks: Iterable[UnitReader]) -> Partial:
         """Return the survey of some shards."""
-        nothing = Lattices(ReflectionTable(0), *(np.zeros(0) for _ in LATTICE_ARRAYS)).observations()
+        nothing = corrected(ReflectionTable(0), np.zeros(0, dtype=np.uint8))
         sample, absences, numbers = Sample.of(nothing, np.zeros(0, dtype=np.uint64)), Absences(), []
         for block in blocks:
             lattices = Lattices.of(block, self.job.settings)

@@ -113,17 +113,13 @@ class Pass:
         arrays: Partial,
     ) -> Partial:
         job = self.job
-        scaled, sums = scaled_bucket(
-            columns, masks, state, groups, observations, arrays["isym"], arrays["unique"], job.settings
-        )
+        scaled, sums = scaled_bucket(columns, masks, state, groups, observations, arrays["isym"], arrays["unique"], job.settings)
         rows = unmerged_rows(unmerged_table(scaled))
         write_node(job.unmerged(number), job.hash("unmerged", number), {"rows": rows})
         return merged_rows(scaled, job.group, job.settings) | sums | {"n_unmerged": np.array([len(rows)])}
 
 
-def _columns(
-    arrays: Partial, half: NDArray[np.uint8], beginning: Beginning, job: MergeJob
-) -> tuple[Columns, Observations]:
+def _columns(arrays: Partial, half: NDArray[np.uint8], beginning: Beginning, job: MergeJob) -> tuple[Columns, Observations]:
     table = ReflectionTable(None, **{name: arrays[name] for name in ROW.names or () if name in arrays})
     observations = corrected(table, half)
     partiality = partialities(observations, beginning.widths, job.settings)
