@@ -41,15 +41,21 @@ def observe(
     level: float = 400.0,
     wrong_lattices: int = 0,
     outliers: int = 0,
+    draw: int | None = None,
 ) -> tuple[ReflectionTable, Truth]:
-    """Draw reflections at random, every equivalent as likely, with Poisson noise; wrong lattices and gross outliers at will."""
+    """Draw reflections at random, every equivalent as likely, with Poisson noise; wrong lattices and gross outliers at will.
+
+    ``draw`` is a seed of all but the true intensities.
+    """
     rng = np.random.default_rng(seed)
     group = gemmi.SpaceGroup(space_group)
     asu = np.asarray(gemmi.make_miller_array(gemmi.UnitCell(*CELL), group, d_min, 30.0), dtype=np.int32)
     inverse_d2 = (asu[:, 0] ** 2 + asu[:, 1] ** 2) / CELL[0] ** 2 + asu[:, 2] ** 2 / CELL[2] ** 2
+    intensity = level * np.exp(-10.0 * inverse_d2) * rng.exponential(size=len(asu))
+    rng = rng if draw is None else np.random.default_rng([seed, draw])
     truth = Truth(
         asu,
-        level * np.exp(-10.0 * inverse_d2) * rng.exponential(size=len(asu)),
+        intensity,
         np.exp(rng.normal(0.0, 0.6, n_lattices)),
         rng.normal(0.0, 4.0, n_lattices),
         width,

@@ -1,0 +1,152 @@
+"""Merging of shards: in one task, through buckets, on every driver, killed and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import numpy as np
+import pytest
+
+from tests.run.synthetic_shards import gathering, make_shards
+from xfelproc.algorithms.merging import Merge
+from xfelproc.errors import ConfigError, DataError
+from xfelproc.run.journal import read_journal
+from xfelproc.run.loop import Interrupted
+from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs
+from xfelproc.run.target import MergingGroup
+
+pytestmark = pytest.mark.slow
+
+GROUP = MergingGroup("P 43 21 2", False)
+FILES = ("merged.mtz", "unmerged.mtz")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> MergeInput:
+    return make_shards(tmp_path_factory.mktemp("shards"), 60, 300, 7, d_min=3.5, outliers=3)
+
+
+def merged(folder: Path, inputs: list[MergeInput], settings: Merge | None = None, **execution: Any) -> dict[str, Any]:
+    """Merge; return the record and the bytes of the files."""
+    place = gathering(folder, **execution)
+    try:
+        found = merge_inputs(place, FoundShards.of(inputs), settings or Merge(), GROUP, folder / "merged", 0.002)
+    finally:
+        place.driver.close()
+        place.journal.close()
+    if found is None:
+        return {}
+    assert not (folder / "gather" / "merge").exists()
+    return found | {name: (folder / "merged" / name).read_bytes() for name in FILES}
+
+
+def assert_close(one: dict[str, Any], two: dict[str, Any], tmp_path: Path) -> None:
+    """Equal but for the rounding of sums."""
+    for name in FILES:
+        arrays = []
+        for i, result in enumerate((one, two)):
+            (tmp_path / f"{i}.mtz").write_bytes(result[name])
+            arrays.append(np.array(gemmi.read_mtz_file(str(tmp_path / f"{i}.mtz"))))
+        assert arrays[0].shape == arrays[1].shape
+        assert arrays[0] == pytest.approx(arrays[1], rel=1e-5, abs=1e-4, nan_ok=True)
+    assert one["overall"] == pytest.approx(two["overall"], rel=1e-6, nan_ok=True)
+    assert one["n_lattices_used"] == two["n_lattices_used"]
+    assert one["warnings"] == two["warnings"]
+
+
+@pytest.fixture(scope="module")
+def streamed(run: MergeInput, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return merged(tmp_path_factory.mktemp("streamed"), [run], bucket_size=3000, fold_size=10)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Merge(),
+        Merge(min_lattice_cc=0.5, partiality="model", b_factor=False),
+        Merge(scale=False, partiality="unity", outlier_cut=0.0, d_min=4.0),
+    ],
+)
+def test_buckets_make_no_difference(run: MergeInput, tmp_path: Path, settings: Merge) -> None:
+    one = merged(tmp_path / "one", [run], settings)
+    two = merged(tmp_path / "two", [run], settings, bucket_size=3000, fold_size=10)
+    assert_close(one, two, tmp_path)
+    events = [[e["stage"] for e in read_journal(tmp_path / name) if e["event"] == "fold"] for name in ("one", "two")]
+    assert events[0] == ["merge/whole"]
+    assert set(events[1]) == {f"merge/{stage}" for stage in ("survey", "begin", "partition", "gather", "pass")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_drivers_give_the_same_bytes(run: MergeInput, streamed: dict[str, Any], tmp_path: Path, workers: int) -> None:
+    assert merged(tmp_path, [run], driver="pool", workers=workers, bucket_size=3000, fold_size=10) == streamed
+
+
+def test_whole_on_a_worker(run: MergeInput, tmp_path: Path) -> None:
+    assert merged(tmp_path / "a", [run]) == merged(tmp_path / "b", [run], driver="pool", workers=2)
+
+
+class StopAfter:
+    """A journal that asks for a stop after some folds."""
+
+    def __init__(self, place: Any, folds: int) -> None:
+        self._journal, self._stop, self._left = place.journal, place.stop, folds
+        self.stages: list[str] = []
+
+    def write(self, event: str, **details: Any) -> None:
+        self._journal.write(event, **details)
+        if event == "fold":
+            self.stages.append(details["stage"])
+            self._left -= 1
+            if self._left == 0:
+                self._stop.raised = 15
+
+
+@pytest.mark.parametrize("folds", [1, 3, 4, 9, 13])
+def test_goes_on_where_it_was_stopped(run: MergeInput, streamed: dict[str, Any], tmp_path: Path, folds: int) -> None:
+    place = gathering(tmp_path, bucket_size=3000, fold_size=10)
+    journal = StopAfter(place, folds)
+    object.__setattr__(place, "journal", journal)
+    with pytest.raises(Interrupted):
+        merge_inputs(place, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged", 0.002)
+    assert merged(tmp_path, [run], bucket_size=3000, fold_size=10) == streamed
+    events = [e for e in read_journal(tmp_path) if e["event"] == "fold" and e["stage"] == "merge/pass"]
+    again = len(events) - len({e["iteration"] for e in events})
+    assert again <= 1, "no pass is repeated but the one that was stopped"
+
+
+def test_runs_are_merged_together(tmp_path: Path) -> None:
+    parts = [make_shards(tmp_path / f"r{i}", 30, 200, 7, f"run_{i}.h5", i, d_min=4.0) for i in range(2)]
+    both = merged(tmp_path / "both", parts)
+    assert both["n_lattices"] == 60
+    assert_close(both, merged(tmp_path / "streamed", parts, bucket_size=2000), tmp_path)
+    assert both != merged(tmp_path / "turned", parts[::-1])
+
+
+def test_a_larger_run_than_the_sample(tmp_path: Path) -> None:
+    run = make_shards(tmp_path / "run", 300, 300, 50, d_min=4.0)
+    assert_close(merged(tmp_path / "a", [run]), merged(tmp_path / "b", [run], bucket_size=30_000), tmp_path)
+
+
+@pytest.mark.parametrize("bucket_size", [None, 1000])
+def test_nothing_to_merge(tmp_path: Path, bucket_size: int | None) -> None:
+    run = make_shards(tmp_path / "run", 10, 200, 5)
+    assert merged(tmp_path / "out", [run], Merge(d_max=1.0), bucket_size=bucket_size) == {}
+
+
+def test_missing_unit(run: MergeInput) -> None:
+    with pytest.raises(ConfigError, match=r"unit 9 of .* is not processed"):
+        FoundShards.of([MergeInput(run.run, run.n_units + 1)])
+
+
+def test_files_of_another_merging_are_refused(run: MergeInput, tmp_path: Path) -> None:
+    place = gathering(tmp_path, bucket_size=3000)
+    journal = StopAfter(place, 6)
+    object.__setattr__(place, "journal", journal)
+    with pytest.raises(Interrupted):
+        merge_inputs(place, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged")
+    bucket = tmp_path / "gather" / "merge" / "buckets" / "00000.h5"
+    bucket.write_bytes(bucket.read_bytes()[:-3000])
+    with pytest.raises(DataError, match="damaged"):
+        merged(tmp_path, [run], bucket_size=3000)
