@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector, Panel
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.reasons import general_reason
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable
-from xfelproc.report import FrameView, ReportData, RunSummary, build_report
-from xfelproc.report.images import assemble, canvas_of
+from xfelproc.report.figures import histogram
+from xfelproc.report.fold import ReportFold
+from xfelproc.report.images import assemble, canvas_of, png
+from xfelproc.report.page import FrameView, ReportData, build_report
+from xfelproc.report.summary import RunSummary
 
 
 def detector(n: int = 2) -> Detector:
@@ -32,22 +39,29 @@ def unit() -> UnitResult:
     return UnitResult(frames, spots, lattices, indexed, ReflectionTable(5))
 
 
+def summary_of(*units: UnitResult, panels: int = 2) -> RunSummary:
+    fold = ReportFold(detector(panels), len(units))
+    partial = fold.empty()
+    for number, result in enumerate(units):
+        partial = fold.combine(partial, fold.of_unit(number, result))
+    return RunSummary(fold, partial, np.cumsum([0, *(len(u.frames) for u in units)]))
+
+
 def summary() -> RunSummary:
-    folded = RunSummary(detector())
-    folded.add(0, unit())
-    folded.add(1, unit())
-    return folded
+    return summary_of(unit(), unit())
 
 
 def test_summary_counts_frames_and_reasons() -> None:
     folded = summary()
-    assert folded.unit_frames == [4, 4]
-    assert folded.unit_hits == [2, 2]
+    assert folded.bin_frames.tolist() == [4, 4]
+    assert folded.first_frames.tolist() == [0, 4]
+    assert folded.bin_hits.tolist() == [2, 2]
     assert folded.reasons["found … spots, … needed"] == 2
+    assert folded.examples["found … spots, … needed"] == "found 3 spots, 10 needed (source 0, frame 1)"
     assert folded.status["FAILED"] == 2
     assert folded.spot_map.sum() == 4
     assert folded.residual_sum[0, 0, 0, :2] == pytest.approx([2, 0.2])
-    assert [label for label, _, _ in folded.chosen_frames()][:1] == ["best"]
+    assert folded.chosen_frames() == [("best", 0, 0), ("hit, not indexed", 0, 2), ("hit, not indexed", 1, 2)]
 
 
 def test_general_reason_drops_numbers() -> None:
@@ -98,6 +112,7 @@ def test_report_is_self_contained_and_escapes() -> None:
             frames=[view],
             warnings=["ambiguity <unresolved>"],
             maximum=np.ones((2, 200, 200)),
+            left_out=[("/data/<a>.h5", 7, "its worker died twice at this frame: left out")],
             times={"merging": 1.0},
         )
     )
@@ -105,10 +120,41 @@ def test_report_is_self_contained_and_escapes() -> None:
     assert "run &lt;x&gt;" in text
     assert "ambiguity &lt;unresolved&gt;" in text
     assert text.count("base64,iVBOR") >= 4
+    assert "/data/&lt;a&gt;.h5" in text
+    assert text.count("<h3>frame 3: best</h3>") == 1
+    assert '"title":{"font"' not in text.partition("<body>")[2], "titles are above the plots, not under their buttons"
+    assert text.count("plotly.js v") <= 2, "the library is there once"
 
 
 def test_report_of_a_run_without_hits() -> None:
-    empty = RunSummary(detector(1))
     result = UnitResult(FrameTable(status=[1], reason=["no spots"]), SpotTable(), LatticeTable(), IndexedTable(), ReflectionTable())
-    empty.add(0, result)
-    assert "0.0 % of frames" in build_report(ReportData("blank", empty, None, "", ""))
+    assert "0.0 % of frames" in build_report(ReportData("blank", summary_of(result, panels=1), None, "", ""))
+
+
+def test_shells_without_data_have_dashes() -> None:
+    nan = float("nan")
+    shell = dict.fromkeys(("d_max", "d_min"), 2.0) | dict.fromkeys(("n_observations", "n_unique"), 0) | {"completeness": 0.0}
+    shell |= dict.fromkeys(("multiplicity", "i_over_sigma", "cc_half", "cc_star", "r_split"), nan)
+    body = build_report(ReportData("x", summary(), None, "", "", shells=[shell], overall=shell)).rpartition("<h2>Merged data")[2]
+    table = body[body.index("<table>") : body.index("</table>")]
+    assert "nan" not in table
+    assert "<td>–</td>" in table
+
+
+def test_equal_values_are_one_bar() -> None:
+    bars = histogram(np.full(100, 90.0), 60, "blue")
+    assert list(bars.y) == [100]
+    assert bars.x[0] == pytest.approx(90)
+    assert bars.width[0] < 0.5
+    assert len(histogram(np.array([1.0, 2.0]), 60, "blue").y) == 60
+    assert sum(histogram(np.empty(0), 60, "blue").y) == 0
+
+
+def test_pictures_are_of_few_shades() -> None:
+    picture = np.random.default_rng(1).poisson(5, (200, 200)).astype(float)
+    picture[:10] = np.nan
+    image = Image.open(io.BytesIO(base64.b64decode(png(picture).partition(",")[2])))
+    assert image.mode == "P"
+    assert image.convert("RGB").getpixel((5, 5)) == (226, 232, 240)
+    row, column = np.unravel_index(np.nanargmax(picture), picture.shape)
+    assert image.convert("RGB").getpixel((int(column), int(row))) == (0, 0, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+LEFT_OUT = "twice at this frame: left out"
+"""How the reason of a frame ends at which workers died."""
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 

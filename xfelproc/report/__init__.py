@@ -1,8 +1,4 @@
-"""Tables to one self-contained HTML file."""
+"""Shards to one self-contained HTML file: `fold` sums them up on the workers, `page` writes.
 
-from __future__ import annotations
-
-from xfelproc.report.page import FrameView, ReportData, build_report
-from xfelproc.report.summary import RunSummary
-
-__all__ = ["FrameView", "ReportData", "RunSummary", "build_report"]
+Nothing is imported here: workers need the fold without the plotting.
+"""

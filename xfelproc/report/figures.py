@@ -28,17 +28,16 @@ def styled(figure: go.Figure, height: int = 340) -> go.Figure:
 
 
 def rates(summary: RunSummary) -> go.Figure:
-    """Hit and indexing rate along the run, a point a work unit."""
-    frames = np.maximum(summary.unit_frames, 1)
-    first = np.concatenate([[0], np.cumsum(summary.unit_frames)[:-1]])
-    hits, indexed = np.array(summary.unit_hits), np.array(summary.unit_indexed)
+    """Hit and indexing rate along the run, a point a work unit or a few of them."""
+    frames = np.maximum(summary.bin_frames, 1)
+    first, hits, indexed = summary.first_frames, summary.bin_hits, summary.bin_indexed
     figure = go.Figure()
     figure.add_scatter(x=first, y=100 * hits / frames, name="hits, % of frames", mode="lines+markers", line_color=HIT)
     figure.add_scatter(x=first, y=100 * indexed / frames, name="indexed, % of frames", mode="lines+markers", line_color=INDEXED)
     figure.add_scatter(
         x=first, y=100 * indexed / np.maximum(hits, 1), name="indexed, % of hits", mode="lines", line={"color": SOFT, "dash": "dot"}
     )
-    figure.update_xaxes(title="first frame of the unit")
+    figure.update_xaxes(title="first frame")
     figure.update_yaxes(title="%", range=[-2, 105])
     return styled(figure)
 
@@ -61,14 +60,36 @@ def reasons(summary: RunSummary) -> go.Figure:
     return styled(figure, 120 + 28 * max(3, len(common)))
 
 
+def histogram(values: NDArray[Any], bins: int, colour: str) -> go.Bar:
+    """Return the histogram as bars; values that are all the same are one bar."""
+    low, high = axis_range(values) or (0.0, 1.0)
+    counts, edges = np.histogram(values, bins=bins if np.ptp(edges_of(values)) else 1, range=(low, high))
+    width = np.diff(edges) if len(counts) > 1 else np.array([0.1 * (high - low)])
+    return go.Bar(x=(edges[:-1] + edges[1:]) / 2, y=counts, width=width, marker_color=colour, marker_line_width=0, showlegend=False)
+
+
+def edges_of(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the least and the largest value; the same twice if they differ by rounding only."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    return np.array([low, high if high - low > 1e-6 * max(1.0, abs(high)) else low])
+
+
+def axis_range(values: NDArray[Any]) -> tuple[float, float] | None:
+    """Return what an axis shows; None: nothing to show."""
+    if not len(values):
+        return None
+    low, high = edges_of(values)
+    return (float(low), float(high)) if high > low else (float(low) - 1.0, float(low) + 1.0)
+
+
 def cells(values: NDArray[np.float64], consensus: Sequence[float] | None) -> go.Figure:
     """Histograms of the refined cells with the consensus (or the cell given) as a line."""
     names = ("a, Å", "b, Å", "c, Å", "α, °", "β, °", "γ, °")
     figure = make_subplots(rows=2, cols=3, subplot_titles=names, vertical_spacing=0.2)
     for k in range(6):
         row, column = k // 3 + 1, k % 3 + 1
-        column_values = values[:, k] if len(values) else np.empty(0)
-        figure.add_histogram(x=column_values, nbinsx=60, marker_color=INDEXED, showlegend=False, row=row, col=column)
+        figure.add_trace(histogram(values[:, k], 60, INDEXED), row=row, col=column)
+        figure.update_xaxes(range=axis_range(values[:, k]), row=row, col=column)
         if consensus is not None:
             figure.add_vline(x=float(consensus[k]), line_color=HIT, line_width=2, row=row, col=column)
     return styled(figure, 460)
@@ -77,10 +98,8 @@ def cells(values: NDArray[np.float64], consensus: Sequence[float] | None) -> go.
 def spots_and_rmsd(summary: RunSummary) -> go.Figure:
     """Spots a frame and RMSD a lattice."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("spots a frame", "RMSD of a lattice, px"))
-    spots = np.concatenate(summary.n_spots) if summary.n_spots else np.empty(0)
-    rmsd = np.concatenate(summary.rmsd) if summary.rmsd else np.empty(0)
-    figure.add_histogram(x=spots, nbinsx=80, marker_color=HIT, showlegend=False, row=1, col=1)
-    figure.add_histogram(x=rmsd, nbinsx=80, marker_color=INDEXED, showlegend=False, row=1, col=2)
+    figure.add_trace(histogram(summary.n_spots, 80, HIT), row=1, col=1)
+    figure.add_trace(histogram(summary.rmsd, 80, INDEXED), row=1, col=2)
     figure.update_yaxes(title="frames", type="log", row=1, col=1)
     figure.update_yaxes(title="lattices", row=1, col=2)
     return styled(figure)
@@ -90,18 +109,17 @@ PICTURE_WIDTH = 560
 """Width of a picture on the page, px: fixed, so that its pixels stay square whatever the window."""
 
 
-def picture(uri: str, width: int, height: int, title: str = "") -> go.Figure:
+def picture(uri: str, width: int, height: int) -> go.Figure:
     """An image that can be zoomed; its pixels are the axes' units, rows downwards."""
     figure = go.Figure()
     figure.add_layout_image(source=uri, xref="x", yref="y", x=0, y=0, sizex=width, sizey=height, sizing="stretch", layer="below")
     figure.update_xaxes(range=[0, width], visible=False)
     figure.update_yaxes(range=[height, 0], visible=False)
     inner = PICTURE_WIDTH - 10
-    styled(figure, round(inner * height / width) + 70)
+    styled(figure, round(inner * height / width) + 60)
     figure.update_layout(
         width=PICTURE_WIDTH,
-        title={"text": title, "font": {"size": 14}},
-        margin={"l": 5, "r": 5, "t": 40, "b": 30},
+        margin={"l": 5, "r": 5, "t": 30, "b": 30},
         legend={"orientation": "h", "y": -0.01, "x": 0},
     )
     return figure

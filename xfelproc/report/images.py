@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 from xfelproc.geometry.detector import mm_to_lab
 from xfelproc.models.experiment import Detector
 
+GREYS = 48
+"""More shades are not told apart by eye, and noise in them does not compress."""
+NOTHING = (226, 232, 240)
+"""Red, green, blue of what is no pixel."""
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -76,9 +81,10 @@ def png(picture: NDArray[np.float64], percentile: float = 99.5, dark_on_light: b
     finite = np.isfinite(picture)
     low, high = np.percentile(picture[finite], [5, percentile]) if finite.any() else (0.0, 1.0)
     scaled = np.clip((np.where(finite, picture, low) - low) / max(high - low, 1e-9), 0, 1)
-    grey = (255 * (1 - scaled if dark_on_light else scaled)).astype(np.uint8)
-    rgb = np.repeat(grey[:, :, None], 3, axis=2)
-    rgb[~finite] = (226, 232, 240)
+    level = np.round((GREYS - 1) * (1 - scaled if dark_on_light else scaled)).astype(np.uint8)
+    level[~finite] = GREYS
+    image = Image.fromarray(level)
+    image.putpalette([v for grey in np.linspace(0, 255, GREYS).astype(int).tolist() for v in (grey, grey, grey)] + list(NOTHING))
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

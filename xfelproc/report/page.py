@@ -17,12 +17,13 @@ from xfelproc.report.summary import RunSummary
 
 STYLE = """
 body{font-family:system-ui,sans-serif;color:#1f2937;margin:0 auto;max-width:1180px;padding:24px;line-height:1.45}
-h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 8px;border-bottom:1px solid #e5e7eb;padding-bottom:4px}
+h1{font-size:26px;margin:0}h3{font-size:14px;font-weight:600;margin:12px 0 0;max-width:560px;overflow-wrap:anywhere}
+h2{font-size:19px;margin:36px 0 8px;border-bottom:1px solid #e5e7eb;padding-bottom:4px}
 .tiles{display:flex;flex-wrap:wrap;gap:12px;margin:18px 0}
 .tile{border:1px solid #e5e7eb;border-radius:8px;padding:10px 16px;min-width:110px}
 .tile b{display:block;font-size:22px}.tile span{color:#6b7280;font-size:12px}
 table{border-collapse:collapse;font-size:13px;margin:8px 0}th,td{padding:4px 12px;text-align:right;border-bottom:1px solid #e5e7eb}
-th{color:#6b7280;font-weight:600}.note{color:#6b7280;font-size:13px}
+th{color:#6b7280;font-weight:600}.text{text-align:left}.note{color:#6b7280;font-size:13px}
 .warn{background:#fef3c7;border-radius:6px;padding:8px 12px;margin:8px 0}
 .pair{display:flex;flex-wrap:wrap;gap:8px}.pair>div{flex:1 1 500px;min-width:0}
 """
@@ -62,6 +63,8 @@ class ReportData:
     maximum: NDArray[np.float64] | None = None
     mean: NDArray[np.float64] | None = None
     image_note: str = ""
+    left_out: Sequence[tuple[str, int, str]] = ()
+    """Frames that were left out because workers died at them: file, frame, reason."""
     times: Mapping[str, float] = field(default_factory=dict)
     """Wall time in s of the parts of the run that are not a frame's: start-up, compilation, merging, ..."""
 
@@ -82,13 +85,23 @@ def _plot(figure: Any) -> str:
     return text
 
 
+def _titled(title: str, figure: Any) -> str:
+    """Return a plot under its title, which is no part of it: a long one would run under the plot's buttons."""
+    return f"<div><h3>{html.escape(title)}</h3>{_plot(figure)}</div>"
+
+
 def _tile(value: str, label: str) -> str:
     return f"<div class='tile'><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
 
 
+def _number(value: float, digits: int, unit: str = "") -> str:
+    """Return a number in words of the report; a dash for what cannot be computed of so few data."""
+    return f"{value:,.{digits}f}{unit}" if np.isfinite(value) else "–"
+
+
 def _head(data: ReportData) -> str:
     summary = data.summary
-    total, hits, indexed = sum(summary.unit_frames), sum(summary.unit_hits), sum(summary.unit_indexed)
+    total, hits, indexed = summary.n_frames, summary.n_hits, summary.n_indexed
     failed = summary.status.get(FrameStatus.FAILED.name, 0)
     tiles = [
         _tile(f"{total:,}", "frames"),
@@ -100,9 +113,9 @@ def _head(data: ReportData) -> str:
     ]
     if data.overall:
         tiles += [
-            _tile(f"{data.overall['cc_half']:.4f}", "CC1/2"),
-            _tile(f"{100 * data.overall['r_split']:.2f} %", "R_split"),
-            _tile(f"{100 * data.overall['completeness']:.1f} %", "completeness"),
+            _tile(_number(data.overall["cc_half"], 4), "CC1/2"),
+            _tile(_number(100 * data.overall["r_split"], 2, " %"), "R_split"),
+            _tile(_number(100 * data.overall["completeness"], 1, " %"), "completeness"),
         ]
     warnings = "".join(f"<div class='warn'>{html.escape(text)}</div>" for text in data.warnings)
     return f"<h1>{html.escape(data.title)}</h1><div class='tiles'>{''.join(tiles)}</div>{warnings}"
@@ -115,6 +128,13 @@ def _rates(data: ReportData) -> str:
             "<h2>Why frames did not come further</h2><p class='note'>Numbers are taken out so that equal causes count together; "
         )
         text += "point at a bar for an example.</p>" + _plot(figures.reasons(data.summary))
+    if data.left_out:
+        rows = "".join(
+            f"<tr><td class='text'>{html.escape(path)}</td><td>{frame}</td><td class='text'>{html.escape(reason)}</td></tr>"
+            for path, frame, reason in data.left_out
+        )
+        text += "<h2>Frames left out</h2><p class='note'>Workers died at them twice; all others are processed.</p>"
+        text += f"<table><tr><th class='text'>file</th><th>frame</th><th class='text'>reason</th></tr>{rows}</table>"
     return text
 
 
@@ -132,14 +152,16 @@ def _cells(data: ReportData) -> str:
             for c in data.clusters
         )
         text += f"<table><tr><th>lattices</th><th>cell</th><th>lattice</th></tr>{rows}</table>"
-    values = np.concatenate(data.summary.cells) if data.summary.cells else np.empty((0, 6))
+    values = data.summary.cells
     if len(values) < data.summary.n_lattices:
-        text += f"<p class='note'>Histograms of the first {len(values)} of {data.summary.n_lattices} lattices.</p>"
+        text += f"<p class='note'>Histograms of {len(values)} of {data.summary.n_lattices} lattices, drawn at random.</p>"
     return text + _plot(figures.cells(values, data.target_cell))
 
 
 def _spots(data: ReportData) -> str:
-    return "<h2>Spots and residuals</h2>" + _plot(figures.spots_and_rmsd(data.summary))
+    shown, readable = len(data.summary.n_spots), data.summary.n_readable
+    note = f"<p class='note'>Histogram of {shown} of {readable} frames, drawn at random.</p>" if shown < readable else ""
+    return f"<h2>Spots and residuals</h2>{note}" + _plot(figures.spots_and_rmsd(data.summary))
 
 
 def _detector(data: ReportData) -> str:
@@ -154,13 +176,13 @@ def _detector(data: ReportData) -> str:
     for title, stack in pictures:
         picture = images.assemble(detector, stack, None, canvas)
         percentile = 99.9 if stack is summary.spot_map else 99.5
-        plots.append(_plot(figures.picture(images.png(picture, percentile), canvas.width, canvas.height, title)))
-    plots.append(_plot(_residual_figure(summary, canvas)))
+        plots.append(_titled(title, figures.picture(images.png(picture, percentile), canvas.width, canvas.height)))
+    plots.append(_titled(*_residual_figure(summary, canvas)))
     note = f"<p class='note'>{html.escape(data.image_note)}</p>" if data.image_note else ""
-    return f"<h2>Detector</h2>{note}<div class='pair'>" + "".join(f"<div>{p}</div>" for p in plots) + "</div>"
+    return f"<h2>Detector</h2>{note}<div class='pair'>" + "".join(plots) + "</div>"
 
 
-def _residual_figure(summary: RunSummary, canvas: images.Canvas) -> Any:
+def _residual_figure(summary: RunSummary, canvas: images.Canvas) -> tuple[str, Any]:
     sums = summary.residual_sum
     panel, row, column = np.nonzero(sums[..., 0] >= 3)
     count = sums[panel, row, column, 0]
@@ -177,8 +199,8 @@ def _residual_figure(summary: RunSummary, canvas: images.Canvas) -> Any:
     blank = images.assemble(detector, np.zeros(summary.spot_map.shape), None, canvas)
     uri = images.png(blank)
     title = f"Mean residual, observed - predicted (longest arrow: {longest:.3f} px)"
-    figure = figures.picture(uri, canvas.width, canvas.height, title)
-    return figures.residual_arrows(figure, at, (tip - at) / max(px_a_px, 1e-9), scale)
+    figure = figures.picture(uri, canvas.width, canvas.height)
+    return title, figures.residual_arrows(figure, at, (tip - at) / max(px_a_px, 1e-9), scale)
 
 
 def _frames(data: ReportData) -> str:
@@ -188,7 +210,7 @@ def _frames(data: ReportData) -> str:
     for view in data.frames:
         canvas = images.canvas_of(view.detector, 1400)
         picture = images.assemble(view.detector, view.pixels, view.good, canvas)
-        figure = figures.picture(images.png(picture, 99.7), canvas.width, canvas.height, view.title)
+        figure = figures.picture(images.png(picture, 99.7), canvas.width, canvas.height)
         for rows, name, symbol, colour, size in (
             (view.predictions, "predicted", "square-open", figures.INDEXED, 9),
             (view.spots, "spots", "circle-open", "#dc2626", 7),
@@ -197,7 +219,7 @@ def _frames(data: ReportData) -> str:
                 at = canvas.place(view.detector, rows[:, 0], rows[:, 1], rows[:, 2])
                 marker = {"symbol": symbol, "size": size, "color": colour, "line": {"width": 1}}
                 figure.add_scattergl(x=at[:, 0], y=at[:, 1], mode="markers", name=name, marker=marker)
-        plots.append(f"<div>{_plot(figure)}</div>")
+        plots.append(_titled(view.title, figure))
     return (
         "<h2>Frames</h2><p class='note'>Zoom by drawing a box; double click to zoom out.</p><div class='pair'>"
         + "".join(plots)
@@ -216,16 +238,16 @@ def _merging(data: ReportData) -> str:
 
 def _shell_row(shell: Mapping[str, Any]) -> str:
     cells = (
-        f"{shell['d_max']:.2f}",
-        f"{shell['d_min']:.2f}",
+        _number(shell["d_max"], 2),
+        _number(shell["d_min"], 2),
         f"{shell['n_observations']:,}",
         f"{shell['n_unique']:,}",
-        f"{100 * shell['completeness']:.1f}",
-        f"{shell['multiplicity']:.2f}",
-        f"{shell['i_over_sigma']:.2f}",
-        f"{shell['cc_half']:.4f}",
-        f"{shell['cc_star']:.4f}",
-        f"{100 * shell['r_split']:.2f}",
+        _number(100 * shell["completeness"], 1),
+        _number(shell["multiplicity"], 2),
+        _number(shell["i_over_sigma"], 2),
+        _number(shell["cc_half"], 4),
+        _number(shell["cc_star"], 4),
+        _number(100 * shell["r_split"], 2),
     )
     return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 

@@ -9,35 +9,38 @@ from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
 from xfelproc.io.atomic import write_atomic
-from xfelproc.io.shards import UnitImages, read_images, read_shard, shard_path
+from xfelproc.io.nodes import Partial
+from xfelproc.io.shards import UnitImages, read_shard, shard_path
 from xfelproc.models.frames import FrameRef, UnitResult
-from xfelproc.report import FrameView, ReportData, RunSummary, build_report
+from xfelproc.report.fold import ReportFold
+from xfelproc.report.page import FrameView, ReportData, build_report
+from xfelproc.report.summary import RunSummary
 from xfelproc.run.distance import corrected_experiment, distance_warnings, source_settings
 from xfelproc.run.session import Session
 from xfelproc.run.stage_merge import RECORD
 from xfelproc.run.stage_process import STAGE
 from xfelproc.run.target import CONSENSUS, run_target, user_target
 
+NODES = "report"
+"""Folder of the fold's nodes in ``gather``."""
+
 
 def run_stage(session: Session) -> None:
     """Write ``report.html``."""
     if not session.config.report.enabled:
         return
-    summary = RunSummary(corrected_experiment(session).detector)
-    images: UnitImages | None = None
-    for unit in range(session.manifest.n_units):
-        path = shard_path(session.directory.path, STAGE, unit)
-        summary.add(unit, read_shard(path))
-        images = _add(images, read_images(path))
-    html = build_report(_data(session, summary, images))
+    fold = ReportFold(corrected_experiment(session).detector, session.manifest.n_units)
+    partial = session.fold(fold, NODES)
+    html = build_report(_data(session, RunSummary(fold, partial, session.manifest.offsets), images_of(partial)))
     write_atomic(session.directory.report, html.encode())
 
 
-def _add(images: UnitImages | None, more: UnitImages | None) -> UnitImages | None:
-    if images is None or more is None or images.total.shape != more.total.shape:
-        return images or more
-    total, maximum = images.total + more.total, np.maximum(images.maximum, more.maximum)
-    return UnitImages(total, maximum, images.n_frames + more.n_frames, images.binning)
+def images_of(partial: Partial) -> UnitImages | None:
+    """Return the sum and the maximum of the pixels of all units that kept them."""
+    if "image_total" not in partial:
+        return None
+    n_frames, binning = (int(v) for v in partial["image_facts"])
+    return UnitImages(partial["image_total"], partial["image_maximum"], n_frames, binning)
 
 
 def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> ReportData:
@@ -60,8 +63,17 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
         image_note=note,
+        left_out=_left_out(session, summary),
         times=dict(session.times),
     )
+
+
+def _left_out(session: Session, summary: RunSummary) -> list[tuple[str, int, str]]:
+    found = []
+    for unit, row, reason in summary.left_out:
+        ref = session.manifest.unit(unit).frames[row]
+        found.append((session.manifest.sources.path(ref.source), ref.index, reason))
+    return found
 
 
 def _views(session: Session, summary: RunSummary) -> list[FrameView]:

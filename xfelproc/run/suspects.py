@@ -11,6 +11,7 @@ from typing import Any
 
 from xfelproc.io.atomic import make_folder
 from xfelproc.io.inflight import InFlight, is_alive, read_inflight
+from xfelproc.models.reasons import LEFT_OUT
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.journal import ended
 
@@ -34,7 +35,7 @@ class Case:
     @property
     def reason(self) -> str:
         """What is said of the frame once it is left out."""
-        return f"its worker {self.how} twice at this frame: left out"
+        return f"its worker {self.how} {LEFT_OUT}"
 
 
 @dataclass
