@@ -31,7 +31,7 @@ def fake_session(folder: Path, words: list[str], **execution: Any) -> Iterator[S
     directory = RunDirectory(folder / "out")
     directory.create()
     directory.publish(config, plan.manifest)
-    journal, driver = Journal(directory.path), make_driver(config.execution)
+    journal, driver = Journal(directory.path), make_driver(config.execution, directory.path / "logs")
     try:
         yield Session(directory, config, plan.manifest, plan.experiment, open_fake, driver, journal, Quiet(), StopFlag())
     finally:
