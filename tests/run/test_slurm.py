@@ -272,6 +272,7 @@ def batch(tmp_path: Path) -> Maker:
     return make
 
 
+WARNED = "trap '' USR1; kill -USR1 $PPID; /bin/sleep 0.2; exit 75"
 PUBLISH = "mktemp -p $RUN/shards XXXXXXXX.h5; "
 END = """echo '{"event": "end"}' >$RUN/journal.jsonl; """
 
@@ -347,10 +348,18 @@ def test_suspects_count_as_a_change(batch: Maker) -> None:
 
 def test_requeued_at_75(batch: Maker) -> None:
     one = batch()
-    code, output = one.end("exit 75")
+    code, output = one.end(WARNED)
     assert code == 75
     assert one.calls()[-1] == "scontrol requeue 7"
+    assert len(one.runs()) == 1
     assert "requeued, to go on from here" in output
+
+
+def test_a_lost_rank_needs_no_other_allocation(batch: Maker) -> None:
+    one = batch()
+    assert one.end("exit 75", "exit 0")[0] == 0
+    assert len(one.runs()) == 2
+    assert not any(call.startswith("scontrol") for call in one.calls())
 
 
 def test_a_warning_is_passed_on(batch: Maker) -> None:
@@ -388,7 +397,7 @@ def test_a_run_that_does_not_end_is_not_waited_for(batch: Maker) -> None:
 
 def test_cancelled(batch: Maker) -> None:
     one = batch()
-    process = one.start("trap 'exit 130' TERM; while :; do /bin/sleep 0.05; done")
+    process = one.start("trap 'exit 130' USR1; while :; do /bin/sleep 0.05; done")
     one.wait_for_call()
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
@@ -399,18 +408,18 @@ def test_cancelled(batch: Maker) -> None:
 
 def test_no_progress_in_some_allocations(batch: Maker) -> None:
     one = batch(max_idle=2)
-    assert "requeued" in one.end(f"{PUBLISH} exit 75")[1]
-    assert "requeued" in one.end("exit 75", SLURM_RESTART_COUNT="1")[1]
-    code, output = one.end("exit 75", SLURM_RESTART_COUNT="2")
+    assert "requeued" in one.end(f"{PUBLISH} {WARNED}")[1]
+    assert "requeued" in one.end(WARNED, SLURM_RESTART_COUNT="1")[1]
+    code, output = one.end(WARNED, SLURM_RESTART_COUNT="2")
     assert code == 75
     assert "no progress in 2 allocations in a row: not requeued" in output
     assert one.calls()[-1] != "scontrol requeue 7"
-    assert "requeued, to" in one.end(f"{PUBLISH} exit 75", SLURM_RESTART_COUNT="3")[1]
+    assert "requeued, to" in one.end(f"{PUBLISH} {WARNED}", SLURM_RESTART_COUNT="3")[1]
 
 
 def test_requeues_are_limited(batch: Maker) -> None:
     one = batch(max_requeues=4)
-    code, output = one.end(f"{PUBLISH} exit 75", SLURM_RESTART_COUNT="4")
+    code, output = one.end(f"{PUBLISH} {WARNED}", SLURM_RESTART_COUNT="4")
     assert code == 75
     assert "requeued 4 times already" in output
     assert one.calls()[-1] != "scontrol requeue 7"
