@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import gemmi
 import h5py
 import numpy as np
+from _sharing import offered, others
 from _truth import Chain, Outcome, Report, Tally, compare
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -22,7 +23,6 @@ from scipy.spatial.transform import Rotation
 from tests.run.spot_lists import run_spots
 from xfelproc.algorithms.integration import Integrate
 from xfelproc.algorithms.merging import Merge, half_set, merge, prepare
-from xfelproc.geometry.cells import lattice_rotations, misorientation
 from xfelproc.io.exchange.geom import parse_geom
 from xfelproc.io.sources import open_source
 from xfelproc.io.sources.overrides import beam_center
@@ -81,18 +81,6 @@ def settings_of(job: str) -> str:
     return f"settings of jobs/{job}, the same for all frames: {', '.join(said)}"
 
 
-def others(outcome: Outcome) -> str:
-    """Return spots, RMSD and turn against the first of the further lattices of a frame."""
-    words = []
-    for lattice in outcome.lattices[1:]:
-        apart = misorientation(
-            lattice.crystal.a_matrix, outcome.lattices[0].crystal.a_matrix, lattice_rotations(outcome.lattices[0].crystal.cell)
-        )
-        n_used = int(lattice.indexed["used"].sum())
-        words.append(f"{len(lattice.indexed)} spots ({n_used} that fit {lattice.rmsd_used:.2f} px) at {apart:.2f}°")
-    return "; ".join(words)
-
-
 def read_outcome(chain: Chain, path: Path, index: int = 0) -> Outcome:
     """Process one frame of a file."""
     with open_source(path) as source:
@@ -131,7 +119,7 @@ def real(data: Path) -> Report:
     return report
 
 
-def note_others(report: Report, frame: str, outcome: Outcome) -> None:
+def note_others(report: Report, frame: str, outcome: Outcome, path: Path) -> None:
     """Add a remark on the detector's place, and on further lattices whose spots are not offered to the first."""
     if not outcome.lattices:
         return
@@ -140,7 +128,13 @@ def note_others(report: Report, frame: str, outcome: Outcome) -> None:
         place = f"{', '.join(f'{v:.3f}' for v in lattice.shift)} mm, tilt {', '.join(f'{v:.3f}' for v in lattice.tilt)}°"
         report.notes.append(f"{frame}: detector moved by {place}")
     if len(outcome.lattices) > 1:
-        report.notes.append(f"{frame}, further lattices, whose spots are not the first's: {others(outcome)}")
+        with open_source(path) as source:
+            beam = source.experiment(0).beam
+        report.notes.append(f"{frame}, further lattices: {others(outcome)}")
+        report.notes.append(
+            f"{frame}, the first lattice, without those spots that another predicts at least twice as near: "
+            f"{offered(outcome, beam, 0.5)}; with all spots, whatever lattice they are of: {offered(outcome, beam, 0.0)}"
+        )
 
 
 def thermolysin(folder: Path, report: Report) -> None:
@@ -153,7 +147,7 @@ def thermolysin(folder: Path, report: Report) -> None:
         holds = bool(outcome.lattices) and len(outcome.lattices[0].indexed) >= n
         holds = holds and rmsd(outcome.lattices[0], outcome.spots) <= limit
         report.add("1", f"thermolysin {shot}, cell given", f"≥ {n} indexed, ≤ {limit} px", describe(outcome), holds)
-        note_others(report, f"thermolysin {shot}", outcome)
+        note_others(report, f"thermolysin {shot}", outcome, path)
         blind = read_outcome(chain_of(THERMOLYSIN_JOB, consensus), path)
         cell, group = THERMOLYSIN.cell, THERMOLYSIN.space_group
         assert cell is not None
@@ -172,11 +166,12 @@ def thaumatin(folder: Path, report: Report) -> None:
     chain = chain_of(THAUMATIN_JOB)
     report.notes.append(f"thaumatin: {settings_of(THAUMATIN_JOB)}")
     for name, n, limit in (("0002", 489, 1.65), ("0006", 639, 1.18), ("0010", 605, 1.34), ("0014", 313, 1.32)):
-        outcome = read_outcome(chain, folder / f"thau_3_2_{name}.cbf.bz2")
+        path = folder / f"thau_3_2_{name}.cbf.bz2"
+        outcome = read_outcome(chain, path)
         holds = bool(outcome.lattices) and len(outcome.lattices[0].indexed) >= n
         holds = holds and rmsd(outcome.lattices[0], outcome.spots) <= limit
         report.add("2", f"thaumatin {name}", f"≥ {n} indexed, ≤ {limit} px", describe(outcome), holds)
-        note_others(report, f"thaumatin {name}", outcome)
+        note_others(report, f"thaumatin {name}", outcome, path)
         found += [lattice.crystal for lattice in outcome.lattices[:1]]
     blank = read_outcome(chain, folder / "thau_3_2_0017.cbf.bz2")
     report.add("2", "thaumatin 0017", "a blank", f"{len(blank.spots)} spots: {blank.reason}", not blank.hit)

@@ -105,7 +105,7 @@ class Refine(Parameters):
     max_satellites: Annotated[
         int,
         Field(ge=0, le=10, description="lattices close to a refined one (split or bent crystals) looked for; 0: none"),
-    ] = 3
+    ] = 4
     mosaicity: Annotated[Mosaicity, Field(description="fit of domain size and mosaic spread")] = Mosaicity()
 
     def refine(self, lattice: IndexedLattice, spots: SpotTable, detector: Detector, beam: Beam) -> RefinedLattice:
@@ -152,7 +152,7 @@ class Refine(Parameters):
         distinct: list[RefinedLattice] = []
         for lattice in lattices:
             a = lattice.crystal.a_matrix
-            rotations = lattice_rotations(lattice.crystal.cell)
+            rotations = lattice_rotations(lattice.crystal.cell) if distinct else _IDENTITY
             if all(misorientation(a, other.crystal.a_matrix, rotations) >= self.min_misorientation for other in distinct):
                 distinct.append(lattice)
         shared = self._share(distinct, len(distinct), spots, detector, beam)
