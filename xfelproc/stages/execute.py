@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import time
 import traceback
@@ -30,7 +29,7 @@ from xfelproc.stages.inputs import load_array
 from xfelproc.stages.published import find_shard, planned_lineage, read_lineage, unit_lineage
 from xfelproc.stages.stills import STEPS, Stills, UnitBuilder, process
 from xfelproc.stages.unit_sources import Opener, UnitSources
-from xfelproc.stages.worker_log import WorkerLog
+from xfelproc.stages.worker_log import WorkerLog, worker_name
 
 IMAGE_UNITS = 10
 """One unit in this many adds up its pixels for the virtual powder and the maximum image."""
@@ -152,7 +151,7 @@ def execute(task: UnitTask) -> UnitSummary:
     given = worker.sources.begin(task.unit)
     published, _ = find_shard(shard_path(job.run, job.stage, task.unit), job.lineage, given)
     if published is not None:  # an attempt given up for lost had finished: the first shard wins
-        return UnitSummary(job.stage, task.unit, published.counts, published.seconds, str(os.getpid()))
+        return UnitSummary(job.stage, task.unit, published.counts, published.seconds, worker_name())
     record = record_of(job.run)
     try:
         with worker.log.unit(given.unit):
@@ -202,7 +201,7 @@ def _execute(worker: _Worker, given: UnitInput, quarantined: dict[int, str]) -> 
     failed = result.frames["status"] == FrameStatus.FAILED
     reasons, numbers = np.unique(result.frames["reason"][failed].astype(str), return_counts=True)
     failures = tuple(zip(map(str, reasons[:3]), map(int, numbers[:3]), strict=True))
-    return UnitSummary(job.stage, unit.index, counts, seconds, str(os.getpid()), failures)
+    return UnitSummary(job.stage, unit.index, counts, seconds, worker_name(), failures)
 
 
 def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Images) -> None:

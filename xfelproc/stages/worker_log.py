@@ -31,9 +31,14 @@ FRAMES_REMEMBERED, FRAMES_NEEDED = 200, 20
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
+def worker_name() -> str:
+    """Return what the journal calls this process: HOST/PID, as its log."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
 def log_path(run: Path) -> Path:
     """Return the file of this process."""
-    return run / "logs" / "workers" / socket.gethostname() / f"{os.getpid()}.jsonl"
+    return run / "logs" / "workers" / f"{worker_name()}.jsonl"
 
 
 def rank() -> int | None:
