@@ -57,4 +57,4 @@ def gathering(folder: Path, **execution: Any) -> Gathering:
     directory = RunDirectory(folder)
     make_folder(directory.gather)
     make_folder(directory.merged)
-    return Gathering(directory, settings, make_driver(settings), Journal(folder), StopFlag(), lambda word, details: None)
+    return Gathering(directory, settings, make_driver(settings, folder / "logs"), Journal(folder), StopFlag(), lambda word, details: None)
