@@ -57,4 +57,5 @@ def gathering(folder: Path, **execution: Any) -> Gathering:
     directory = RunDirectory(folder)
     make_folder(directory.gather)
     make_folder(directory.merged)
-    return Gathering(directory, settings, make_driver(settings, folder / "logs"), Journal(folder), StopFlag(), lambda word, details: None)
+    driver = make_driver(settings, folder / "logs")
+    return Gathering(directory, settings, driver, Journal(folder), StopFlag(), lambda word, details: None)
