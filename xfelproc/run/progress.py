@@ -95,7 +95,8 @@ class Progress:
         self.pace = Pace()
         self._seen = np.zeros(len(self.sizes), dtype=bool)
         self._cpu = np.full(len(self.sizes), np.nan)
-        self._failures: dict[int, Counter[str]] = {}
+        self._failures: dict[int, tuple[tuple[str, int], ...]] = {}
+        self._kinds: dict[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] = {}  # units that failed alike share one
 
     @property
     def total_frames(self) -> int:
@@ -106,8 +107,9 @@ class Progress:
     def failures(self) -> Counter[str]:
         """Reasons of failure, without their numbers."""
         total: Counter[str] = Counter()
-        for counts in self._failures.values():
-            total.update(counts)
+        for reasons in self._failures.values():
+            for reason, count in reasons:
+                total[reason] += count
         return total
 
     @property
@@ -178,7 +180,11 @@ class Progress:
         self.pace.add(self.updated, frames)
 
     def _on_failure(self, event: dict[str, Any]) -> None:
-        self._failures.setdefault(int(event["unit"]), Counter())[general_reason(str(event["reason"]))] += int(event["count"])
+        unit, reason = int(event["unit"]), general_reason(str(event["reason"]))
+        known = dict(self._failures.get(unit, ()))
+        known[reason] = known.get(reason, 0) + int(event["count"])
+        kind = tuple(known.items())
+        self._failures[unit] = self._kinds.setdefault(kind, kind)
 
     def _on_workers_lost(self, event: dict[str, Any]) -> None:
         self.workers_lost += 1
