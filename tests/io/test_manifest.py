@@ -95,7 +95,7 @@ numbered = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data(), names=st.lists(st.one_of(file_names, numbered), min_size=1, max_size=80, unique=True))
 def test_a_unit_read_alone_is_the_unit_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, names: list[str]

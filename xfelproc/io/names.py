@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_CHARACTERS = 256
 SHARED_BY = 16
 """A template of fewer names is not worth its own bytes: these keep their whole names."""
 
@@ -69,28 +69,40 @@ class FileNames:
         names
             Names of files.
         """
-        uses: Counter[tuple[int, str, str]] = Counter()
-        for folder, name in zip(folder_of, names, strict=True):
-            found = _PARTS.fullmatch(name)
-            if found is not None:
-                uses[folder, found[1], found[3]] += 1
-        numbers: dict[tuple[int, str, str], int] = {}
-        template = np.empty(len(names), dtype=np.int32)
-        ends, text = np.empty(len(names), dtype=np.int64), bytearray()
+        shapes: dict[tuple[int, str, str], int] = {}
+        shape, spans = np.empty(len(names), dtype=np.int32), np.empty((len(names), 2), dtype=np.uint8)
         for i, (folder, name) in enumerate(zip(folder_of, names, strict=True)):
-            found = _PARTS.fullmatch(name)
-            key, middle = (folder, "", ""), name
-            if found is not None and uses[folder, found[1], found[3]] >= SHARED_BY:
-                key, middle = (folder, found[1], found[3]), found[2]
-            template[i] = numbers.setdefault(key, len(numbers))
-            text += os.fsencode(middle)
+            found = _PARTS.fullmatch(name) if len(name) < MOST_CHARACTERS else None
+            key, spans[i] = ((folder, "", ""), (0, 0)) if found is None else ((folder, found[1], found[3]), found.span(2))
+            shape[i] = shapes.setdefault(key, len(shapes))
+        shared = np.bincount(shape, minlength=len(shapes)) >= SHARED_BY
+        return cls._of_shapes(folders, names, list(shapes), shape, spans, shared)
+
+    @classmethod
+    def _of_shapes(
+        cls,
+        folders: Sequence[str],
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, str, str]],
+        shape: NDArray[np.int32],
+        spans: NDArray[np.uint8],
+        shared: NDArray[np.bool_],
+    ) -> FileNames:
+        """Keep the middles of names whose shape (folder, beginning, ending) is shared by enough of them, else the whole names."""
+        numbers: dict[tuple[int, str, str], int] = {}
+        of_shape = [numbers.setdefault(s if shared[i] else (s[0], "", ""), len(numbers)) for i, s in enumerate(shapes)]
+        starts, stops = spans[:, 0].tolist(), spans[:, 1].tolist()
+        ends, text = np.empty(len(names), dtype=np.int64), bytearray()
+        parted = shared & np.array([bool(beginning or ending) for _, beginning, ending in shapes], dtype=np.bool_)
+        for i, (name, own) in enumerate(zip(names, parted[shape].tolist(), strict=True)):
+            text += os.fsencode(name[starts[i] : stops[i]] if own else name)
             ends[i] = len(text)
         return cls(
             folders=Texts.of(map(os.fsencode, folders)),
             template_folder=np.array([folder for folder, _, _ in numbers], dtype=np.int32),
             beginnings=Texts.of(os.fsencode(beginning) for _, beginning, _ in numbers),
             endings=Texts.of(os.fsencode(ending) for _, _, ending in numbers),
-            template=template,
+            template=np.array(of_shape, dtype=np.int32)[shape],
             middles=Texts(ends, np.frombuffer(bytes(text), dtype=np.uint8)),
         )
 
