@@ -187,6 +187,12 @@ _EVENT = re.compile(r"(.*\S)\s+(?://)?(\d+)")
 def _expand_entry(entry: str, base: str, lists: tuple[str, ...], found: InputFiles, listing: Listing) -> None:
     """Add what a line names: ``file //5``, ``file 5`` or any pattern; files may have blanks in their names."""
     event = _EVENT.fullmatch(entry)
+    if event is not None:
+        known = listing.events.get((base, event[1]))
+        # a name may end in a blank and a number, not in a blank, two slashes and a number
+        if known is not None and ("//" in event[0][event.end(1) :] or not listing.exists(_join(base, entry))):
+            found.add(*known, int(event[2]))
+            return
     if event is None or listing.exists(_join(base, entry)):
         path = _join(base, entry)
         if not entry.startswith("@") and listing.is_file(path):
@@ -197,4 +203,5 @@ def _expand_entry(entry: str, base: str, lists: tuple[str, ...], found: InputFil
     path = _join(base, event[1])
     if not listing.is_file(path):
         raise ConfigError(f"{event[1]}: no such file: correct the path{_start(event[1], base)}")
-    found.add(*os.path.split(path), int(event[2]))
+    known = listing.events[base, event[1]] = os.path.split(path)
+    found.add(*known, int(event[2]))

@@ -124,6 +124,8 @@ class Listing:
     """Which files there are. A few are asked for one by one; of a folder that is asked about again and again, it reads a list."""
 
     def __init__(self) -> None:
+        self.events: dict[tuple[str, str], tuple[str, str]] = {}
+        """Folder and name of files that a list (in a folder) was seen to name with a frame: it has a line for each frame."""
         self._asked: dict[str, int] = {}
         self._listed: dict[str, dict[str, bool]] = {}
 
