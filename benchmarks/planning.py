@@ -54,7 +54,8 @@ arrays += [a for t in (m.sources.names.middles, m.sources.names.beginnings, m.so
 arrays += [m.sources.table[c.name] for c in m.sources.table.SCHEMA]
 own = len(m.sources.names.middles.text)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([planned - begun, cpu_planned - cpu, time.process_time() - cpu_planned, sum(a.nbytes for a in arrays) - own, own, m.n_frames, peak]))
+times = [planned - begun, cpu_planned - cpu, time.process_time() - cpu_planned]
+print(json.dumps([*times, sum(a.nbytes for a in arrays) - own, own, m.n_frames, peak]))
 """
 
 
