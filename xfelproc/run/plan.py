@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,21 @@ from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
+from xfelproc.stages.counting import Counted, CountTask, count_files, count_one
 from xfelproc.stages.inputs import load_array
 from xfelproc.stages.unit_sources import Opener
 
 OPENED_OF_A_SUFFIX = 64
 """Files of one suffix that are opened for good when a run is planned; see `make_plan` for the others."""
+
+
+MANY_FILES = 1000
+"""Files from which on workers count their frames..."""
+FILES_A_TASK = 100
+"""...so many at a time."""
+
+Spread = Callable[[Callable[[CountTask], list[Counted | None]], Sequence[CountTask]], Iterable[list[Counted | None]]]
+"""``map`` over workers, in order."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,18 @@ class Plan:
     """Files that were taken for one frame each, without opening them."""
 
 
-def make_plan(config: JobConfig, opener: Opener) -> Plan:
+def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -> Plan:
     """Return sources, frames and units of a job.
 
     Of files with one suffix some are opened for good, spread over the run. Where image files among these hold one frame each, the
     others are taken for the same and neither opened nor looked at: the worker that reads one does. Of the other HDF5 files the
     frames are counted, without reading the models, where they are held as in the first good one; all others are opened, too.
     A source that cannot be opened counts as one frame, which fails with its reason; the others are kept.
+
+    Parameters
+    ----------
+    spread
+        Has workers count the frames where there are very many files; None: that is done here.
 
     Raises
     ------
@@ -52,7 +68,7 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
     if settings.geometry is not None and not settings.geometry.is_file():
         raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
     files = find_inputs(config.input.files)
-    seen = _Seen(config, opener, files)
+    seen = _Seen(config, opener, files, spread)
     seen.look()
     if seen.experiment is None:
         first = next(iter(seen.errors.values()), "no frames in it")
@@ -68,9 +84,9 @@ def make_plan(config: JobConfig, opener: Opener) -> Plan:
 class _Seen:
     """What is seen of the files of a job, and the models of the first that is good."""
 
-    def __init__(self, config: JobConfig, opener: Opener, files: InputFiles) -> None:
+    def __init__(self, config: JobConfig, opener: Opener, files: InputFiles, spread: Spread | None) -> None:
         n = len(files)
-        self.config, self.opener, self.files = config, opener, files
+        self.config, self.opener, self.files, self.spread = config, opener, files, spread
         self.settings = config.input.settings()
         self.size, self.mtime = np.full(n, UNSEEN, np.int64), np.full(n, UNSEEN, np.int64)
         self.n_frames, self.chunk = np.ones(n, np.int32), np.ones(n, np.int32)
@@ -92,23 +108,23 @@ class _Seen:
                 # seen or not, their lineage is the same: which ones were sampled must not matter
                 self.size[known] = self.mtime[known] = UNSEEN
                 continue
-            for number in members:
-                if number not in self.looked and not self.count(number, patterns.get(suffix)):
+            others, like = [number for number in members if number not in self.looked], patterns.get(suffix)
+            counts = [None] * len(others) if like is None else self.count(others, like)
+            for number, found in zip(others, counts, strict=True):
+                if found is None:
                     self.open(number)
+                else:
+                    self.looked.add(number)
+                    self.n_frames[number], self.chunk[number], self.size[number], self.mtime[number] = found
 
-    def count(self, number: int, like: FrameSource | None) -> bool:
-        """Count the frames of a file by the way another one holds them; return whether that was possible."""
-        path = self.files.path(number)
-        try:
-            found = None if like is None else like.count_like(path)
-        except (DataError, OSError):
-            return False  # opening it tells why
-        if found is None:
-            return False
-        self.looked.add(number)
-        self.size[number], self.mtime[number] = file_state(path)
-        self.n_frames[number], self.chunk[number] = found[0], max(1, found[1])
-        return True
+    def count(self, numbers: list[int], like: FrameSource) -> Sequence[Counted | None]:
+        """Count the frames of files by the way another one holds them, by workers if there are many."""
+        paths = [self.files.path(number) for number in numbers]
+        if self.spread is None or len(paths) < MANY_FILES:
+            return [count_one(like, path) for path in paths]
+        parts = [tuple(paths[i : i + FILES_A_TASK]) for i in range(0, len(paths), FILES_A_TASK)]
+        tasks = [CountTask(self.opener, self.settings, like.path, part) for part in parts]
+        return [found for part in self.spread(count_files, tasks) for found in part]
 
     def open(self, number: int) -> FrameSource | None:
         """Open a file and keep what the plan needs of it; return it, closed, if it is good."""

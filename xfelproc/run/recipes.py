@@ -125,7 +125,9 @@ def run_job(
     begun, opener, stop = time.monotonic(), opener or default_opener(), StopFlag()
     with ExitStack() as stack:
         stack.enter_context(stop.installed())
-        plan = make_plan(config, opener)
+        driver = make_driver(config.execution, output / "logs")
+        stack.callback(driver.close)
+        plan = make_plan(config, opener, lambda function, tasks: driver.executor().map(function, tasks))
         stages = stages_of(plan.recipe, only)
         directory = RunDirectory(output)
         directory.create()
@@ -142,7 +144,6 @@ def run_job(
         stack.callback(journal.close)
         if restart:
             journal.write("restart")
-        driver = make_driver(config.execution, directory.path / "logs")
         session = _session(config, plan, directory, opener, driver, journal, reporter, stop)
         session.times["plan"] = time.monotonic() - begun
         stop.patient = True
