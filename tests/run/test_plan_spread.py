@@ -53,9 +53,7 @@ def test_counted_by_workers_is_as_counted_here(tmp_path: Path, monkeypatch: pyte
     config, opener = load_config(many_files(tmp_path, 90)), default_opener()
     sizes: list[int] = []
 
-    def spread(
-        function: Callable[[CountTask], list[Counted | None]], tasks: Sequence[CountTask]
-    ) -> Iterable[list[Counted | None]]:
+    def spread(function: Callable[[CountTask], list[Counted | None]], tasks: Sequence[CountTask]) -> Iterable[list[Counted | None]]:
         sizes.extend(len(task.paths) for task in tasks)
         return map(function, tasks)
 

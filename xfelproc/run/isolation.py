@@ -24,6 +24,8 @@ from xfelproc.stages.execute import UnitSummary, UnitTask
 
 POLL = 0.5
 """Seconds between looks at how far a child is."""
+START = 300.0
+"""Seconds a child may take until it is at its first frame: imports from a busy file system are no frame's fault."""
 MOST = 4
 """Children at a time: there is a cluster for all that is not suspect, and this machine is at work, too."""
 LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HYDRA_", "HYDI_", "MPI_", "MPIR_", "I_MPI_", "MV2_", "PALS_", "FLUX_")
@@ -118,7 +120,8 @@ class IsolatedUnits:
                 child.wait(POLL)
             except subprocess.TimeoutExpired:
                 at = read_record(record)
-                if time.time() - (begun if at is None else at.at) > limit:
+                late = time.time() - begun > max(START, limit) if at is None or at.row < 0 else time.time() - at.at > limit
+                if late:
                     child.kill()
                     child.wait()
                     return not self._stopped

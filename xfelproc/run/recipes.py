@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from xfelproc.run.session import Reporter, Session
 from xfelproc.run.signals import EXIT_INTERRUPTED, Interrupted, StopFlag
 from xfelproc.run.suspects import SuspectFile
 from xfelproc.stages.unit_sources import Opener
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,29 @@ def make_driver(execution: Execution, logs: Path) -> Driver:
     return PoolDriver(execution.workers, PRELOAD)
 
 
+class _Crew:
+    """A job's driver, made when it is needed: a job that is wrong starts no workers."""
+
+    def __init__(self, execution: Execution, logs: Path) -> None:
+        self._execution, self._logs = execution, logs
+        self._driver: Driver | None = None
+
+    def driver(self) -> Driver:
+        """Return the driver."""
+        if self._driver is None:
+            self._driver = make_driver(self._execution, self._logs)
+        return self._driver
+
+    def map(self, function: Callable[[A], B], tasks: Sequence[A]) -> Iterable[B]:
+        """Have workers call a function, in order."""
+        return self.driver().executor().map(function, tasks)
+
+    def close(self) -> None:
+        """Let the workers go, if there are any."""
+        if self._driver is not None:
+            self._driver.close()
+
+
 def stages_of(recipe: str, only: str | None) -> tuple[RecipeStage, ...]:
     """Return the stages to run, in the recipe's order: all, or those that ``only`` names, with commas between them.
 
@@ -125,9 +152,9 @@ def run_job(
     begun, opener, stop = time.monotonic(), opener or default_opener(), StopFlag()
     with ExitStack() as stack:
         stack.enter_context(stop.installed())
-        driver = make_driver(config.execution, output / "logs")
-        stack.callback(driver.close)
-        plan = make_plan(config, opener, lambda function, tasks: driver.executor().map(function, tasks))
+        crew = _Crew(config.execution, output / "logs")
+        stack.callback(crew.close)
+        plan = make_plan(config, opener, crew.map)
         stages = stages_of(plan.recipe, only)
         directory = RunDirectory(output)
         directory.create()
@@ -144,7 +171,7 @@ def run_job(
         stack.callback(journal.close)
         if restart:
             journal.write("restart")
-        session = _session(config, plan, directory, opener, driver, journal, reporter, stop)
+        session = _session(config, plan, directory, opener, crew.driver(), journal, reporter, stop)
         session.times["plan"] = time.monotonic() - begun
         stop.patient = True
         try:
@@ -153,7 +180,7 @@ def run_job(
             _give_up(session, error)
             raise
         finally:
-            driver.close()
+            crew.close()
         clear_inflight(output)
         sweep_temporaries(output)  # of workers that were killed
         return outcome
