@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.run.test_run import job, run
 from xfelproc.cli.status import lines_of, one_line, panel
@@ -94,7 +96,12 @@ def test_workers_and_where_they_are(done: Path, monkeypatch: pytest.MonkeyPatch)
     assert ", dead" in text
     assert "merge:0 part 3" in text
     assert "12 of 12 frames" in one_line(status)
-    assert panel(status) is not None
+    screen = Console(width=100, record=True, file=io.StringIO())
+    screen.print(panel(status))
+    shown = [line.rstrip() for line in screen.export_text().splitlines()]
+    assert shown[0].endswith("running, stage process")
+    assert "frames  12 of 12 frames in 3 of 3 units" in shown
+    assert "Ctrl-C leaves; the run goes on" in shown
 
 
 def test_suspects_and_queue(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,10 @@ def _workers(status: Mapping[str, Any]) -> list[str]:
     now, workers = time.time(), status["workers"]["at_work"]
     lines = [f"{len(workers)} of {status['workers']['asked_for']} workers are at a unit; longest at it:"] if workers else []
     for worker in workers[:WORKERS_SHOWN]:
-        where = f"unit {worker['unit']}, frame {worker['row']}" if worker["row"] >= 0 else f"part {worker['unit']}"
+        number = worker["unit"]
+        where = f"unit {number}, frame {worker['row']}" if worker["row"] >= 0 else f"unit {number}, between frames"
+        if ":" in worker["stage"]:  # a fold
+            where = f"part {number}"
         state = "" if worker["alive"] is not False else ", dead"
         at_frame = f", at this frame for {duration(now - worker['frame_since'])}" if worker["row"] >= 0 else ""
         lines.append(
@@ -199,5 +202,6 @@ def panel(status: Mapping[str, Any]) -> RenderableType:
     for text in (*status["remarks"], *_trouble(status), *status["queue_lines"], *status["warnings"][-3:]):
         grid.add_row("note", Text(text, style="yellow"))
     title = Text(f"{status['run']}  {status['state']}, stage {status['stage']['name'] or 'start'}", style="bold")
-    bar = ProgressBar(total=max(1, frames["total"]), completed=frames["done"])
+    bar = Table.grid(expand=True)
+    bar.add_row(ProgressBar(total=max(1, frames["total"]), completed=frames["done"]))
     return Group(title, bar, grid, *(Text(line) for line in _workers(status)), Text("Ctrl-C leaves; the run goes on", style="dim"))
