@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.integration.conftest import environment
 from tests.run.sessions import fake_session
 from tests.run.test_run import job, run
 from xfelproc.io.nodes import Partial, read_node, write_node
@@ -145,3 +148,9 @@ def test_fold_by_workers_equals_fold_here(tmp_path: Any) -> None:
     assert_equal(*results)
     assert results[0]["along"].sum() == 40
     json.dumps(unpacked(results[0]["reasons"]))
+
+
+def test_workers_need_no_plotting() -> None:
+    program = "import sys, xfelproc.report.fold; print([m for m in ('plotly', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -24,6 +24,9 @@ from xfelproc.run.suspects import SuspectFile
 ASK_QUEUE_EVERY = 30.0
 """Seconds between questions to SLURM, whose controller has others to serve."""
 
+WORKERS_A_SECOND = 200
+"""Workers' records read, in the mean: each is a file."""
+
 
 @dataclass(frozen=True)
 class WorkerState:
@@ -76,6 +79,8 @@ class Watch:
         self.holder: dict[str, Any] | None = None
         self.queue: list[QueueState] = []
         self._asked = -ASK_QUEUE_EVERY
+        self._workers_read = 0.0
+        self._known_workers: list[WorkerState] = []
 
     @property
     def waiting(self) -> bool:
@@ -167,4 +172,8 @@ class Watch:
         }
 
     def _workers(self) -> list[dict[str, Any]]:
-        return [asdict(worker) for worker in read_workers(self.folder)] if self.running else []
+        if not self.running:
+            return []
+        if time.monotonic() - self._workers_read >= len(self._known_workers) / WORKERS_A_SECOND:
+            self._workers_read, self._known_workers = time.monotonic(), read_workers(self.folder)
+        return [asdict(worker) for worker in self._known_workers]
