@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 from tests.integration.conftest import command, environment, xfelproc
 from xfelproc.io.manifest import read_manifest
 from xfelproc.io.shards import read_frames, shard_path
+from xfelproc.run.journal import read_journal
 
 pytestmark = pytest.mark.slow
 
@@ -104,3 +106,22 @@ def test_truncated_shard_is_redone(experiment: Path, undisturbed: Path, tmp_path
     result = xfelproc(*arguments)
     assert "22 of them done before" in result.output
     assert_same(tmp_path / "run", undisturbed)
+
+
+def test_killed_while_merging_through_buckets(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Observations go through files, in many tasks, and a kill leaves some of them."""
+    through = ["--only", "merge", "--set", "execution.bucket_size=500", "--set", "execution.fold_size=5"]
+    for name in ("calm", "killed"):
+        shutil.copytree(undisturbed, tmp_path / name)
+        (tmp_path / name / "gather" / "merge.json").unlink()
+    calm: list[object] = ["run", experiment / "job.toml", "-o", tmp_path / "calm", *through, "--driver", "inline"]
+    assert xfelproc(*calm).code == 0
+    stages = [e["stage"] for e in read_journal(tmp_path / "calm") if e["event"] == "fold"]
+    assert stages.count("merge/pass") > 10
+    moments = random.Random(7)
+    arguments: list[object] = ["run", experiment / "job.toml", "-o", tmp_path / "killed", *through, "--driver", "pool"]
+    for _ in range(3):
+        kill_after(moments.uniform(1.0, 5.0), arguments, True)
+    assert xfelproc(*arguments).code == 0
+    assert_same(tmp_path / "killed", tmp_path / "calm")
+    assert not (tmp_path / "killed" / "gather" / "merge").exists()

@@ -74,7 +74,7 @@ class Execution(Parameters):
         int | None, Field(ge=1, description="frames a leaf of the folds over the shards; None: 1000, or what gives 256 leaves")
     ] = None
     bucket_size: Annotated[
-        int | None, Field(ge=1000, description="observations that are merged in memory at once; None: 524288, some 250 MB")
+        int | None, Field(ge=100, description="observations that are merged in memory at once; None: 524288, some 250 MB")
     ] = None
     unit_timeout: Annotated[
         float | None, Field(gt=0, description="s after which a unit counts as hung; None: 30 times the median, at least 600 s")

@@ -29,6 +29,7 @@ BATCH_COLUMN = 4
 PREAMBLE_WORDS = 20
 LINE = 80
 BATCHES_AT_ONCE = 1000
+ROWS_AT_ONCE = 1 << 15
 
 
 def unmerged_rows(unmerged: UnmergedTable) -> Rows:
@@ -68,7 +69,7 @@ def unmerged_pieces(n_rows: int, chunks: Iterable[Rows], batches: Iterable[Batch
         raise DataError("no observation was merged, so there is no unmerged MTZ to write")
     yield _preamble(n_rows)
     extremes, present, seen = _Extremes(header), np.zeros(0, dtype=bool), 0
-    for chunk in chunks:
+    for chunk in _small(chunks):
         yield np.ascontiguousarray(chunk, dtype="<f4").tobytes()
         extremes.add(chunk)
         numbers = np.bincount(chunk[:, BATCH_COLUMN].astype(np.int64), minlength=len(present)) > 0
@@ -77,6 +78,13 @@ def unmerged_pieces(n_rows: int, chunks: Iterable[Rows], batches: Iterable[Batch
     if seen != n_rows:
         raise DataError(f"an unmerged MTZ of {n_rows} rows was begun, but there are {seen}")
     yield from _header_pieces(n_rows, extremes.rows, np.flatnonzero(present), batches, header)
+
+
+def _small(chunks: Iterable[Rows]) -> Iterator[Rows]:
+    """Yield the chunks in parts of which copies do not matter."""
+    for chunk in chunks:
+        for first in range(0, len(chunk), ROWS_AT_ONCE):
+            yield chunk[first : first + ROWS_AT_ONCE]
 
 
 def _preamble(n_rows: int) -> bytes:
