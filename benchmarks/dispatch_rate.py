@@ -2,7 +2,8 @@
 
 ``python benchmarks/dispatch_rate.py`` completes 1000 units a second for 5 minutes with 8192 in flight, as of 4096 workers; a
 thread ends them, so that the figures are the loop's and the journal's. ``--driver pool`` sends them through two real workers
-instead, as fast as they come.
+instead, as fast as they come; ``mpiexec -n 6 python benchmarks/dispatch_rate.py --driver mpi --unit 0.0045`` through
+ranks whose units take 4.5 ms.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from xfelproc.drivers import mpi
 from xfelproc.drivers.base import Driver
 from xfelproc.drivers.pool import PoolDriver
 from xfelproc.run.journal import Journal
@@ -30,8 +32,9 @@ COUNTS = dict.fromkeys(("FAILED", "BLANK", "HIT", "INDEXED", "INTEGRATED", "LATT
 REASON = "4 spots, fewer than spots.min_spots = 10; " + "x" * 560
 
 
-def nothing(unit: int) -> UnitSummary:
+def nothing(unit: int, seconds: float = 0.0) -> UnitSummary:
     """A summary of 2 kB, pickled."""
+    time.sleep(seconds)
     return UnitSummary("process", unit, COUNTS, 0.5, "12345", tuple((f"{i} {REASON}", 1) for i in range(3)))
 
 
@@ -88,7 +91,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
-def measure(driver: Driver, units: int, window: int, run: Path) -> None:
+def measure(driver: Driver, units: int, seconds: float, window: int, run: Path) -> None:
     (run / "logs").mkdir()
     journal = Journal(run, MetricsFile(run, Progress(np.full(units, 8))).event)
     memory: list[tuple[float, float]] = []
@@ -102,7 +105,7 @@ def measure(driver: Driver, units: int, window: int, run: Path) -> None:
             memory.append((time.monotonic(), resident()))
 
     def submit(executor: Executor, unit: int, quarantine: Any) -> Future[UnitSummary]:
-        return executor.submit(nothing, unit)
+        return executor.submit(nothing, unit, seconds)
 
     Dispatch(driver, submit, on_done, lambda: (), lambda: None, print, window=window).run(range(units))
     wall = time.monotonic() - begun
@@ -118,16 +121,19 @@ def measure(driver: Driver, units: int, window: int, run: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--driver", choices=("paced", "pool"), default="paced")
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--rate", type=float, default=1000.0)
-    parser.add_argument("--workers", type=int, default=4096)
+    parser.add_argument("--driver", choices=("paced", "pool", "mpi"), default="paced")
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long, at the rate")
+    parser.add_argument("--rate", type=float, default=1000.0, help="units a second")
+    parser.add_argument("--workers", type=int, default=4096, help="of the driver paced")
+    parser.add_argument("--unit", type=float, default=0.0, help="seconds a unit takes a real worker")
     options = parser.parse_args()
-    paced = options.driver == "paced"
+    units = int(options.rate * options.seconds)
     with tempfile.TemporaryDirectory() as folder:
-        measure(
-            PacedDriver(options.workers, options.rate) if paced else PoolDriver(2),
-            int(options.rate * options.seconds),
-            2 if paced else 50,
-            Path(folder),
-        )
+        if options.driver == "paced":
+            measure(PacedDriver(options.workers, options.rate), units, 0.0, 2, Path(folder))
+        elif options.driver == "pool":
+            measure(PoolDriver(2), units, options.unit, 50, Path(folder))
+        else:
+            mpi.start()  # the other ranks serve, and stay in it
+            measure(mpi.MPIDriver(), units, options.unit, 8, Path(folder))
+            mpi.finish(0)
