@@ -217,10 +217,10 @@ def test_two_at_once(lab: Lab, undisturbed: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
+    """A file system of 24 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, check=False)
     if made.returncode != 0:
         pytest.skip("a small file system cannot be mounted here: not root, or not allowed")
     try:
@@ -232,7 +232,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_disk_full_and_freed(lab: Lab, undisturbed: Path, small_disk: Path) -> None:
     lab.run, ballast = small_disk / "run", small_disk / "ballast"
     size = sum(path.stat().st_size for path in (undisturbed / "shards").rglob("*.h5"))
-    ballast.write_bytes(bytes((3 << 20) - size // 2 - (400 << 10)))
+    ballast.write_bytes(bytes((24 << 20) - size // 2 - (400 << 10)))
     result = lab.finish()
     assert result.code == 1, result.output
     assert "the disk is full: free some space and run the same command again" in result.output
