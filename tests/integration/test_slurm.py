@@ -88,7 +88,7 @@ class Site:
             text = text.replace(f'"{file}"', f'"{self.experiment / file}"')
         given = {
             "time": "5",
-            "signal_before": 30,
+            "signal_before": 120,
             "mpi": "none",
             "tasks_per_node": 1,
             "merge_tasks": 1,
@@ -159,7 +159,8 @@ def site(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterato
 def short_of_time(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterator[Site]:
     """A run whose wall time ends again and again while the other tests go on: SLURM counts it in minutes."""
     one = make_site(surroundings, experiment, "pace-wall", 5)
-    one.submit(one.job("wall.toml", time="1", max_idle=10, merge_time="5"))
+    # warned at SLURM's first look at the clock, which it takes every 30 s
+    one.submit(one.job("wall.toml", time="3", signal_before=90, max_idle=10, directives=["--signal=B:USR1@150"]))
     yield one
     one.cancel()
 

@@ -19,7 +19,7 @@ from xfelproc.io.shards import read_header, read_shard, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.run.config import JobConfig, config_class, make_config
 from xfelproc.run.journal import read_journal, rebuild
-from xfelproc.run.recipes import Outcome, run_job
+from xfelproc.run.recipes import Outcome, run_job, stages_of
 from xfelproc.run.signals import Interrupted
 
 CELL = [10.0, 20.0, 30.0, 90.0, 90.0, 90.0]
@@ -135,6 +135,12 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(RunDirectoryError, match="not of a run"):
         run(config, tmp_path / "out")
+
+
+def test_some_stages_alone() -> None:
+    assert [stage.name for stage in stages_of("stills", "process, cell")] == ["cell", "process"]
+    with pytest.raises(ConfigError, match=r"--only nonsense: there is no such stage \(known: cell, process"):
+        stages_of("stills", "process,nonsense")
 
 
 def test_second_run_at_once_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_no_times(text: str) -> None:
         ({"time": "0:30"}, "less than a minute"),
         ({"time": "8", "signal_before": 300}, "more than half of time = 8"),
         ({"merge_time": "2"}, "more than half of merge_time"),
+        ({"signal_before": 60}, "greater than or equal to 90"),
         ({"mpi": "none", "nodes": 2}, "nodes = 2: name a launcher"),
         ({"partition": "a b"}, "pattern"),
         ({"directives": ["reservation=x"]}, "is no option of sbatch"),
@@ -385,7 +386,7 @@ def test_a_run_killed_by_the_warning_is_requeued(batch: Maker) -> None:
 
 def test_a_run_that_does_not_end_is_not_waited_for(batch: Maker) -> None:
     one = batch()
-    one.text = one.text.replace("patience=270", "patience=1")
+    one.text = one.text.replace("patience=285", "patience=1")
     process = one.start("trap '' USR1; echo $$ >$STUBS/pid; while :; do /bin/sleep 0.05; done")
     one.wait_for_call()
     time.sleep(0.2)

@@ -17,6 +17,9 @@ from xfelproc.errors import ConfigError
 from xfelproc.models.parameters import Parameters
 
 TEMPLATE = Path(__file__).parent / "templates" / "run.sbatch"
+SLACK = 15
+"""Seconds before the end of the wall time at which a run that does not end after the warning is no longer waited for. The loop
+gives units in flight 60 s after it (`run.loop.GRACE_WARNED`), which is why the warning comes 90 s before the end at least."""
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 _PLACE = re.compile(r"@([a-z_]+)@")
 
@@ -89,7 +92,7 @@ class Slurm(Parameters):
         Field(description="folder on each node's own disk for compiled kernels; None: $TMPDIR or /tmp; 'none': where numba likes"),
     ] = None
     signal_before: Annotated[
-        int, Field(ge=30, description="s before the end of the wall time at which the run stops taking units and is requeued")
+        int, Field(ge=90, description="s before the end of the wall time at which the run stops taking units and is requeued")
     ] = 300
     max_requeues: Annotated[int, Field(ge=0, description="times a job requeues itself")] = 100
     max_idle: Annotated[int, Field(ge=1, description="allocations in a row without any progress after which it gives up")] = 3
@@ -210,7 +213,7 @@ def write_script(settings: Slurm, part: Part, targets: Sequence[Target], name: s
         "runs": _lines(target.run for target in targets),
         "calls": "\n  ".join(shlex.quote(call) for call in part.calls),
         "cache_folder": shlex.quote(settings.cache_folder) if settings.cache_folder else '"${TMPDIR:-/tmp}"',
-        "patience": str(max(30, settings.signal_before - 30)),
+        "patience": str(settings.signal_before - SLACK),
         "max_requeues": str(settings.max_requeues),
         "max_idle": str(settings.max_idle),
         "restarts": str(settings.restarts),

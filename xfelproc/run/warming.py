@@ -63,7 +63,8 @@ def warm_cache(config: JobConfig | None, folder: Path | None) -> str:
 def _identity(config: JobConfig | None) -> str:
     """Return what decides which kernels are compiled to what."""
     sources = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(kernels.__file__).parent.glob("*.py"))]
-    job = None if config is None else {"input": config.input.model_dump(mode="json"), "methods": _methods(config)}
+    # one job is like the next of a campaign if it takes the same kind of file through the same methods
+    job = None if config is None else [Path(config.input.files[0]).suffix, config.section("index").cell is None, _methods(config)]
     return digest({"kernels": sources, "versions": versions(), "cpu": instruction_set(), "job": job})
 
 
