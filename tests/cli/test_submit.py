@@ -52,7 +52,7 @@ def test_status_of_a_run_that_waits(job: Path) -> None:
     add_record(run, [SubmittedJob("12", None, "process", "/script", "now")])
     result = CliRunner().invoke(make_app(), ["status", str(run)])
     assert result.output.splitlines()[0] == f"{run}: submitted, not begun"
-    assert result.output.splitlines()[1].startswith("job 12 (process): UNKNOWN (squeue is not on this machine")
+    assert result.output.splitlines()[1].startswith("SLURM job 12 (process): UNKNOWN (squeue is not on this machine")
     status = json.loads(CliRunner().invoke(make_app(), ["status", str(run), "--json"]).output)
     assert status["state"] == "submitted"
-    assert status["jobs"][0]["name"] == "12"
+    assert status["queue"][0]["name"] == "12"

@@ -213,7 +213,7 @@ def test_a_chain(site: Site, truth: Path) -> None:
     assert "has a job in the queue already" in refused.output
     assert_completed(run)
     assert_same(run, truth)
-    jobs = json.loads(site.xfelproc("status", run, "--json").output)["jobs"]
+    jobs = json.loads(site.xfelproc("status", run, "--json").output)["queue"]
     assert [(job["part"], job["state"]) for job in jobs] == [("process", "COMPLETED"), ("merge", "COMPLETED")]
     assert "process of" in (run / "logs" / f"process-{read_record(run)[0].id}.out").read_text()
 

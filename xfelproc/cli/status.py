@@ -81,11 +81,11 @@ def _follow_lines(console: Console, watch: Watch, as_json: bool, seconds: float)
 
 
 def _print(console: Console, watch: Watch, as_json: bool) -> None:
-    status, jobs = watch.collect(), queue_state(watch.folder)
+    status = watch.collect()
     if as_json:
-        print(json.dumps({**status, "jobs": [asdict(job) for job in jobs]}, indent=1, default=str))
+        print(json.dumps(status, indent=1, default=str))
         return
-    for line in (*lines_of(status), *(job.line() for job in jobs)):
+    for line in lines_of(status):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -93,8 +93,8 @@ def _only_queued(console: Console, folder: Path, as_json: bool) -> bool:
     """Return whether a run was submitted and has not begun; if so that is all there is to say, and it is said."""
     jobs = [] if (folder / "manifest.h5").exists() else queue_state(folder)
     if jobs and as_json:
-        print(json.dumps({"run": str(folder), "state": "submitted", "jobs": [asdict(job) for job in jobs]}, indent=1))
-    for line in (f"{folder}: submitted, not begun", *(job.line() for job in jobs)) if jobs and not as_json else ():
+        print(json.dumps({"run": str(folder), "state": "submitted", "queue": [asdict(job) for job in jobs]}, indent=1))
+    for line in (f"{folder}: submitted, not begun", *(f"SLURM {job.line()}" for job in jobs)) if jobs and not as_json else ():
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return bool(jobs)
 
