@@ -342,3 +342,18 @@ def test_signals_before_a_run_is_patient() -> None:
         assert stop.raised == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_units_that_only_waited_for_a_lost_worker_are_no_suspects() -> None:
+    script = Script()
+    script.outcomes, script.at = {5: [WorkerLost()], 6: [WorkerLost()]}, [At(1, 5, 0, 1.0, 1.0)]
+    script.dispatch().run(range(20))
+    assert sorted(script.done) == list(range(20))
+    assert [unit for unit, _, _ in script.alone] == [5]
+
+
+def test_workers_that_are_lost_one_by_one_before_they_begin() -> None:
+    script = Script()
+    script.outcomes = {0: [WorkerLost()] * 99}
+    with pytest.raises(WorkersDieError, match="workers die before they begin"):
+        script.dispatch().run(range(1))

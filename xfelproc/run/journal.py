@@ -95,7 +95,7 @@ def read_journal(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def ended(run: Path) -> bool:
-    """Return whether the last run here told of its end: it was done, or stopped for a reason it knew."""
+    """Return whether the last run here told of its end: it was done, or stopped for a reason it knew (``known``)."""
     path, tail = run / "journal.jsonl", 1 << 16
     if not path.exists():
         return True
@@ -104,11 +104,12 @@ def ended(run: Path) -> bool:
         lines = stream.read().splitlines()
     for line in reversed(lines):
         try:
-            event = json.loads(line)["event"]
+            content = json.loads(line)
+            event = content["event"]
         except (ValueError, KeyError, TypeError):
             continue
         if event in ("start", "end", "stopped"):
-            return bool(event != "start")
+            return bool(event != "start" and content.get("known", True))
     return False  # units all over the end of it
 
 

@@ -240,8 +240,13 @@ class Dispatch(Generic[T]):
         self.suspects.append(flight.unit)
 
     def _lost(self, flight: Flight) -> None:
-        """One worker died, the others go on."""
-        row = next((a.row for a in self.activity() if a.unit == flight.unit), -1)
+        """One worker died, the others go on; a unit that was only waiting for it goes to another."""
+        row = next((a.row for a in self.activity() if a.unit == flight.unit), -1 if self.isolation is None else None)
+        if row is None:
+            self._again(flight)
+            self._deaths_before_a_frame += 1
+            self._check_deaths(self.window * self.driver.workers)
+            return
         self.on_event("workers_lost", {"how": "died", "at": {str(flight.unit): row}})
         self._death(flight.unit, row, "died")
         self._suspect(flight.unit)
@@ -263,7 +268,11 @@ class Dispatch(Generic[T]):
         self.forget()
         if not at:
             self._deaths_before_a_frame += 1
-        if self._deaths_before_a_frame > ATTEMPTS:
+        self._check_deaths(1)
+
+    def _check_deaths(self, units: int) -> None:
+        """See that it is not always before they begin that workers die; a death may be told by several ``units``."""
+        if self._deaths_before_a_frame > ATTEMPTS * units:
             raise WorkersDieError(
                 "workers die before they begin: not enough memory, a broken installation, or a script that calls this "
                 "without 'if __name__ == ...'"
@@ -324,7 +333,10 @@ class Dispatch(Generic[T]):
         for future in list(self.flying):
             if future.cancel():
                 self._land(future)
-        end = self.clock.now() + (GRACE_WARNED if self.stop.raised == signal.SIGUSR1 else GRACE)
+        grace = GRACE_WARNED if self.stop.raised == signal.SIGUSR1 else GRACE
+        if self.stop.raised == signal.SIGTERM and not self.driver.restartable:
+            grace = 0.0  # all workers were told to end, too
+        end = self.clock.now() + grace
         while self.flying and self.clock.now() < end:
             ended = self.clock.wait(self._ended, POLL)
             if ended is None or ended not in self.flying:

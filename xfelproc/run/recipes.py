@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -191,11 +192,14 @@ def _give_up(session: Session, error: BaseException) -> None:
     code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     if isinstance(error, (Interrupted, XfelprocError)):
         code = error.exit_code
+    # where a lost worker ends all others by SIGTERM, as a user does, the workers' records alone tell whether a frame is to blame
+    known = session.driver.restartable or not isinstance(error, Interrupted) or error.number != signal.SIGTERM
     try:
-        session.journal.write("stopped", why=type(error).__name__, error=str(error), exit_code=code)
+        session.journal.write("stopped", why=type(error).__name__, error=str(error), exit_code=code, known=known)
     finally:
         session.driver.discard(code)
-    clear_inflight(session.directory.path)
+    if known:
+        clear_inflight(session.directory.path)
 
 
 def _session(
