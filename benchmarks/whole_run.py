@@ -54,11 +54,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
-def run_command(arguments: Sequence[str], folder: Path) -> tuple[float, float]:
+MPIEXEC = [str(Path(sys.executable).with_name("mpiexec")), "--oversubscribe", "--allow-run-as-root", "-n"]
+
+
+def run_command(arguments: Sequence[str], folder: Path, launcher: Sequence[str] = ()) -> tuple[float, float]:
     """Run ``xfelproc`` with arguments; return wall and CPU seconds."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "xfelproc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
+        [*launcher, sys.executable, "-m", "xfelproc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
     )
     wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
@@ -176,8 +179,8 @@ def measure_start(data: Path) -> list[Row]:
     return [("start of a warm command to its first frame done (wall)", "≤ 4 s", f"{statistics.median(found[1:]):.2f} s", "")]
 
 
-def measure_pool(data: Path, copies: int = 20) -> list[Row]:
-    """Compare one and two pool workers on the process stage, from the first to the last unit published."""
+def measure_workers(data: Path, driver: str, copies: int = 20) -> list[Row]:
+    """Compare one and two workers on the process stage, from the first to the last unit published."""
     folder = data / "stills_nanobragg"
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -189,8 +192,8 @@ def measure_pool(data: Path, copies: int = 20) -> list[Row]:
         for attempt in range(5):
             for workers in (1, 2):
                 output = f"run{attempt}{workers}"
-                command = ["run", str(job), "--driver", "pool", "--workers", str(workers), "--only", "process", "--output", output]
-                run_command(command, work)
+                command = ["run", str(job), "--driver", driver, "--workers", str(workers), "--only", "process", "--output", output]
+                run_command(command, work, [*MPIEXEC, str(workers + 1)] if driver == "mpi" else [])
                 stamps = sorted(path.stat().st_mtime for path in (work / output / "shards" / "process").rglob("*.h5"))
                 steady = stamps[len(stamps) // 8 :]
                 rate[workers].append((len(steady) - 1) / (steady[-1] - steady[0]))
@@ -198,7 +201,7 @@ def measure_pool(data: Path, copies: int = 20) -> list[Row]:
         ratios = [two / one for one, two in zip(rate[1], rate[2], strict=True)]
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         text = f"{statistics.median(ratios):.2f} (median of {each}); one worker {max(rate[1]):.1f} units/s"
-        return [("two pool workers against one, units a second of wall time, first eighth left out", "≥ 1.9", text, "")]
+        return [(f"two workers of {driver} against one, units a second of wall time, first eighth left out", "≥ 1.9", text, "")]
 
 
 def measure_memory(data: Path) -> list[Row]:
@@ -253,7 +256,9 @@ def main() -> None:
     parts: dict[str, Any] = {
         "runs": lambda: measure_runs(data, reading),
         "start": lambda: measure_start(data),
-        "pool": lambda: measure_pool(data),
+        "pool": lambda: measure_workers(data, "pool"),
+        "mpi": lambda: measure_workers(data, "mpi"),
+        "dask": lambda: measure_workers(data, "dask"),
         "memory": lambda: measure_memory(data),
     }
     for name in options.only:
