@@ -8,6 +8,7 @@ import logging.config
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import suppress
@@ -22,8 +23,10 @@ from xfelproc.errors import ConfigError, JobLostError
 
 T = TypeVar("T")
 
-_ANSWER = 30.0
+_ANSWER = 15.0
 """Seconds within which a scheduler must answer."""
+_RECOUNT = 5.0
+"""Seconds between counts of the workers of somebody else's scheduler."""
 _RESTART = 60.0
 """Seconds within which killed workers must be back."""
 _CLOSE = 5.0
@@ -136,13 +139,17 @@ class DaskDriver:
         self._client: Any = None
         self._executor: DaskExecutor | None = None
         self._spoiled = False
+        self._count, self._counted = 1, -_RECOUNT
         self._connect()
 
     @property
     def workers(self) -> int:
         """Worker processes, as many as there are now in a cluster of somebody else's."""
         if self._settings.scheduler is not None:
-            return max(1, len(self._found()))
+            # asked seldom, and not while the connection is lost: the answer would be waited for
+            if self._client is not None and self._client.status == "running" and time.monotonic() - self._counted > _RECOUNT:
+                self._count, self._counted = max(1, len(self._found())), time.monotonic()
+            return self._count
         return self._settings.jobs * self._settings.cores if self._settings.cluster == "slurm" else self._wanted
 
     @property
