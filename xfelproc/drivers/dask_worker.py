@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
 
-from distributed import Worker, WorkerPlugin
+from distributed import Worker, WorkerPlugin, get_worker
 
 from xfelproc.drivers.threads import check_threads, pin_threads
 from xfelproc.errors import ConfigError
@@ -17,6 +17,8 @@ from xfelproc.io.inflight import forgive_on_sigterm
 T = TypeVar("T")
 
 _ONE_AT_A_TIME = threading.Lock()
+_FIT: list[str] = []
+"""This worker, once it is known to be fit."""
 
 
 class SetUp(WorkerPlugin):
@@ -43,17 +45,24 @@ class SetUp(WorkerPlugin):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         forgive_on_sigterm()
-        if worker.state.nthreads != 1:
-            raise ConfigError(
-                f"the Dask worker {worker.address} has {worker.state.nthreads} threads, and a unit needs a process of its own: "
-                "start the workers with --nthreads 1"
-            )
         for name in self.preload:
             import_module(name)
-        check_threads()
+        _check(worker)
+
+
+def _check(worker: Worker) -> None:
+    if worker.state.nthreads != 1:
+        raise ConfigError(
+            f"the Dask worker {worker.address} has {worker.state.nthreads} threads, and a unit needs a process of its own: "
+            "start the workers with --nthreads 1"
+        )
+    check_threads()
+    _FIT.append(worker.address)
 
 
 def compute(fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Compute in a worker, one task at a time also in one that was started with more threads."""
+    """Compute in a worker that is fit for it; of one that came late, Dask would only write its `SetUp`'s errors down."""
     with _ONE_AT_A_TIME:
+        if not _FIT:
+            _check(get_worker())
         return fn(*args, **kwargs)
