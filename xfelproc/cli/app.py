@@ -25,7 +25,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (demo, inspect, init, check, run, submit, warm, status, report, export, consolidate, simulate):
+    for command in (demo, inspect, init, check, run, submit, campaign, warm, status, report, export, consolidate, simulate):
         app.command(name=command.__name__)(command)
     app.callback()(_version)
     return app
@@ -175,14 +175,7 @@ def export(
         typer.echo(f"wrote {path}")
 
 
-def consolidate(
-    folder: RunFolder,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="X.zarr", help="folder to make")],
-) -> None:
-    """Write all tables of a run as one Zarr group, readable with zarr or dask alone."""
-    from xfelproc.cli.consolidate import run_consolidate
-
-    run_consolidate(folder, output)
+    for command in (demo, inspect, init, check, run, submit, campaign, warm, status, report, export, consolidate, simulate):
 
 
 def simulate(

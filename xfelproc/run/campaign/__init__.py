@@ -1,0 +1,1 @@
+"""Campaigns: many runs, planned, estimated, run or submitted, retried, merged by groups."""

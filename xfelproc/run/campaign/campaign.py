@@ -1,0 +1,91 @@
+"""A campaign from its file to merged groups and a report: the same command goes on from whatever is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xfelproc.errors import ConfigError
+from xfelproc.run.campaign.estimate import Estimate, estimate
+from xfelproc.run.campaign.execute import Work, run_here
+from xfelproc.run.campaign.ledger import CampaignFolder, RunState, state_of
+from xfelproc.run.campaign.plan import CampaignRun, expand
+from xfelproc.run.campaign.settings import CampaignSettings, load_campaign
+from xfelproc.run.loop import StopFlag
+from xfelproc.run.plan import make_plan
+from xfelproc.run.recipes import default_opener
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign: its settings, folder and runs."""
+
+    settings: CampaignSettings
+    folder: CampaignFolder
+    runs: tuple[CampaignRun, ...]
+    name: str
+
+    @classmethod
+    def load(cls, path: Path) -> Campaign:
+        """Return the campaign of a file.
+
+        Raises
+        ------
+        ConfigError
+            If it is wrong.
+        """
+        settings = load_campaign(path)
+        runs = tuple(expand(settings))
+        for run in runs:
+            run.group(settings.group_by)
+        return cls(settings, CampaignFolder(settings.output), runs, settings.name or path.stem)
+
+    def states(self) -> list[RunState]:
+        """Return where each run stands."""
+        return [state_of(self.folder, run) for run in self.runs]
+
+    def groups(self) -> dict[str, list[CampaignRun]]:
+        """Return the runs of each group, in the order of the runs; none if nothing is to be merged together."""
+        found: dict[str, list[CampaignRun]] = {}
+        if self.settings.group_by:
+            for run in self.runs:
+                values = run.group(self.settings.group_by)
+                name = "_".join(f"{key}-{value}" for key, value in zip(self.settings.group_by, values, strict=True))
+                found.setdefault(name.replace("/", "_"), []).append(run)
+        return found
+
+
+def count_frames(works: Sequence[Work]) -> tuple[dict[str, int], dict[str, str]]:
+    """Return how many frames each run has, and of those that cannot be planned why."""
+    frames: dict[str, int] = {}
+    problems: dict[str, str] = {}
+    opener = default_opener()
+    for work in works:
+        try:
+            frames[work.run.name] = make_plan(work.run.config(), opener).manifest.n_frames
+        except ConfigError as error:
+            problems[work.run.name] = str(error)
+    return frames, problems
+
+
+def estimate_cost(campaign: Campaign, works: Sequence[Work], frames: dict[str, int]) -> Estimate:
+    """Return what the runs that are to do will cost."""
+    settings = campaign.settings
+    runs = [work.run for work in works]
+    return estimate(campaign.folder.path / "estimate", runs, frames, settings.sample_runs, settings.sample_frames)
+
+
+def process(
+    campaign: Campaign, works: Sequence[Work], stop: StopFlag, on_end: Callable[[RunState], None], options: Sequence[str] = ()
+) -> None:
+    """Do on this machine what is to do.
+
+    Raises
+    ------
+    Interrupted
+        After SIGINT or SIGTERM.
+    """
+    campaign.folder.create()
+    settings = campaign.settings
+    run_here(campaign.folder, works, settings.parallel, settings.retries, stop, on_end, options)
