@@ -30,7 +30,7 @@ def links(page: Path) -> list[Path]:
     return [(page.parent / target).resolve() for target in targets if target and "://" not in target]
 
 
-@pytest.mark.parametrize("name", ["reference/job-file.md", "reference/tables.md", "README.md"])
+@pytest.mark.parametrize("name", ["reference/job-file.md", "reference/campaign-file.md", "reference/tables.md", "README.md"])
 def test_generated_pages_are_up_to_date(name: str) -> None:
     module = make()
     assert (DOCS / name).read_text(encoding="utf-8") == module.PAGES[name](), f"run: {module.COMMAND}"

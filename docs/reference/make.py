@@ -14,6 +14,7 @@ from xfelproc.io.manifest import SourceTable
 from xfelproc.models import tables
 from xfelproc.models.conventions import FrameStatus, MaskBit, ReflectionFlag, SpotFlag
 from xfelproc.run import toml
+from xfelproc.run.campaign.settings import CampaignSettings, Rule, Runs
 from xfelproc.run.config import config_class
 from xfelproc.run.messages import method_of, union_members
 
@@ -44,6 +45,20 @@ def job_file() -> str:
     lines += _keys(model, model.model_fields.keys() - {name for name, _ in _sections(model)})
     for name, section in _sections(model):
         lines += [f"## `[{name}]`", "", *_section(section, name)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def campaign_file() -> str:
+    """Return the page of the campaign file's keys."""
+    lines = [
+        "# Campaign file",
+        "",
+        f"Made by `{COMMAND}` from the parameters' models. A campaign is TOML: `xfelproc campaign archive.toml`. Paths are relative to it.",
+        "",
+    ]
+    lines += _keys(CampaignSettings, CampaignSettings.model_fields.keys() - {"runs", "rule"})
+    for title, model in (("[runs]", Runs), ("[[rule]]", Rule)):
+        lines += [f"## `{title}`", "", _doc(model), "", *_keys(model, model.model_fields.keys())]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -109,6 +124,8 @@ def _allowed(prop: dict[str, Any], defs: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_allowed(part, defs) for part in prop["anyOf"] if part.get("type") != "null"))
     if "enum" in prop or "const" in prop:
         return ", ".join(f"`{json.dumps(value)}`" for value in prop.get("enum", [prop.get("const")]))
+    if prop.get("type") == "object":
+        return "table"
     if prop.get("type") == "array":
         if "prefixItems" in prop:
             return f"{len(prop['prefixItems'])} × {_allowed(prop['prefixItems'][0], defs)}"
@@ -152,7 +169,12 @@ def index() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES = {"reference/job-file.md": job_file, "reference/tables.md": table_columns, "README.md": index}
+PAGES = {
+    "reference/job-file.md": job_file,
+    "reference/campaign-file.md": campaign_file,
+    "reference/tables.md": table_columns,
+    "README.md": index,
+}
 
 
 def main() -> None:
