@@ -27,7 +27,8 @@ FILES = ("raw/r2/a_1.h5", "raw/r2/a_10.h5", "raw/r2/a_2.h5", "raw/r10/a_1.h5")
 
 def test_runs_by_pattern_with_files_in_natural_order(tmp_path: Path) -> None:
     (tmp_path / "raw" / "r3").mkdir(parents=True)
-    runs = archive(tmp_path, "[runs]\npattern = 'raw/{run}/a_*.h5'\n", FILES)
+    (tmp_path / "base.toml").write_text('[input]\nfiles = ["not_this.h5"]\n')
+    runs = archive(tmp_path, "base = 'base.toml'\n[runs]\npattern = 'raw/{run}/a_*.h5'\n", FILES)
     assert [run.name for run in runs] == ["r2", "r3", "r10"]
     files = [Path(name).name for name in runs[0].config().input.files]
     assert files == ["a_1.h5", "a_2.h5", "a_10.h5"]

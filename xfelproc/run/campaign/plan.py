@@ -75,6 +75,7 @@ def expand(settings: CampaignSettings) -> list[CampaignRun]:
     if not names:
         raise ConfigError("runs: the pattern, the table and the choice leave no run: correct them")
     base = {} if settings.base is None else absolute_paths(load_document(settings.base), settings.base.parent.absolute())
+    base = {**base, "input": {k: v for k, v in base.get("input", {}).items() if k != "files"}}
     return [_run(name, *found[name], base, settings) for name in names]
 
 
