@@ -53,7 +53,7 @@ def campaign_file() -> str:
     lines = [
         "# Campaign file",
         "",
-        f"Made by `{COMMAND}` from the parameters' models. A campaign is TOML: `xfelproc campaign archive.toml`. Paths are relative to it.",
+        f"Made by `{COMMAND}` from the parameters' models. A campaign is TOML; paths are relative to it.",
         "",
     ]
     lines += _keys(CampaignSettings, CampaignSettings.model_fields.keys() - {"runs", "rule"})

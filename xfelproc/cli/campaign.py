@@ -16,7 +16,7 @@ from xfelproc.run.campaign.campaign import Campaign, count_frames, estimate_cost
 from xfelproc.run.campaign.execute import Work, to_do
 from xfelproc.run.campaign.groups import GroupState, merge_groups, read_groups
 from xfelproc.run.campaign.ledger import RunState
-from xfelproc.run.loop import StopFlag
+from xfelproc.run.signals import StopFlag
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ def campaign_command(path: Path, plan: bool, show: bool, retry: bool, as_json: b
     if plan:
         return 0
     with StopFlag().installed() as stop:
-        process(campaign, works, stop, lambda state: say(line_of(state)), options)
+        process(campaign, works, stop, lambda state: say(line_of(state)), say, options)
         groups = merge_groups(campaign, say)
     states = campaign.states()
     report = write_report(campaign, states, groups)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xfelproc.errors import ConfigError
 from xfelproc.run.campaign.estimate import Estimate, estimate
 from xfelproc.run.campaign.execute import Work, run_here
-from xfelproc.run.campaign.ledger import CampaignFolder, RunState, state_of
+from xfelproc.run.campaign.ledger import CampaignFolder, RunState, job_stamp, state_of, write_record
 from xfelproc.run.campaign.plan import CampaignRun, expand
 from xfelproc.run.campaign.settings import CampaignSettings, load_campaign
-from xfelproc.run.loop import StopFlag
+from xfelproc.run.campaign.submitted import in_queue, reconcile, submit, wait_for
 from xfelproc.run.plan import make_plan
 from xfelproc.run.recipes import default_opener
+from xfelproc.run.signals import StopFlag
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,15 @@ class Campaign:
         return cls(settings, CampaignFolder(settings.output), runs, settings.name or path.stem)
 
     def states(self) -> list[RunState]:
-        """Return where each run stands."""
-        return [state_of(self.folder, run) for run in self.runs]
+        """Return where each run stands; those with a job in SLURM's queue are active."""
+        queued = in_queue(self.folder, self.runs)
+        states = []
+        for run in self.runs:
+            if run.name not in queued:
+                reconcile(self.folder, run)
+            state = state_of(self.folder, run)
+            states.append(replace(state, state="active", message=queued[run.name]) if run.name in queued else state)
+        return states
 
     def groups(self) -> dict[str, list[CampaignRun]]:
         """Return the runs of each group, in the order of the runs; none if nothing is to be merged together."""
@@ -77,9 +85,14 @@ def estimate_cost(campaign: Campaign, works: Sequence[Work], frames: dict[str, i
 
 
 def process(
-    campaign: Campaign, works: Sequence[Work], stop: StopFlag, on_end: Callable[[RunState], None], options: Sequence[str] = ()
+    campaign: Campaign,
+    works: Sequence[Work],
+    stop: StopFlag,
+    on_end: Callable[[RunState], None],
+    say: Callable[[str], None],
+    options: Sequence[str] = (),
 ) -> None:
-    """Do on this machine what is to do.
+    """Do what is to do, here or under SLURM.
 
     Raises
     ------
@@ -88,4 +101,27 @@ def process(
     """
     campaign.folder.create()
     settings = campaign.settings
-    run_here(campaign.folder, works, settings.parallel, settings.retries, stop, on_end, options)
+    if settings.where == "here":
+        run_here(campaign.folder, works, settings.parallel, settings.retries, stop, on_end, options)
+        return
+    queued = in_queue(campaign.folder, campaign.runs)
+    waiting = [run for run in campaign.runs if run.name in queued]
+    good: list[Work] = []
+    for work in works:
+        try:
+            make_plan(work.run.config(), default_opener())
+        except ConfigError as error:
+            on_end(refuse(campaign.folder, work.run, str(error)))
+        else:
+            good.append(work)
+    if good:
+        for line in submit(campaign.folder, good, campaign.name):
+            say(line)
+    wait_for(campaign.folder, [*waiting, *(work.run for work in good)], stop, on_end, say)
+
+
+def refuse(folder: CampaignFolder, run: CampaignRun, message: str) -> RunState:
+    """Record that a run cannot be planned: it is not submitted."""
+    content = {"stamp": job_stamp(run.config()), "exit_code": 2, "message": message, "ended": "refused"}
+    write_record(folder, run.name, content)
+    return state_of(folder, run)

@@ -15,7 +15,7 @@ from typing import Any
 from xfelproc.errors import ConfigError
 from xfelproc.run.campaign.ledger import CampaignFolder, RunState, job_stamp, state_of, write_job, write_record
 from xfelproc.run.campaign.plan import CampaignRun
-from xfelproc.run.loop import Interrupted, StopFlag
+from xfelproc.run.signals import Interrupted, StopFlag
 
 ENDS = (0, 1, 2)
 """Exit codes of runs that ended by themselves; any other one is a death or an interrupt."""
@@ -116,10 +116,10 @@ def end_of(folder: CampaignFolder, name: str, code: int, text: str) -> dict[str,
             ended = str(event["event"])
     if code == 2:
         ended = "refused"
-    return {"exit_code": code, "message": _message(text) if code else "", "ended": ended}
+    return {"exit_code": code, "message": last_words(text) if code else "", "ended": ended}
 
 
-def _message(text: str) -> str:
+def last_words(text: str) -> str:
     """Return the last paragraph that a run printed as its error, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     at = max((i for i, line in enumerate(lines) if line.startswith("xfelproc: ")), default=len(lines) - 1)
