@@ -175,7 +175,30 @@ def export(
         typer.echo(f"wrote {path}")
 
 
-    for command in (demo, inspect, init, check, run, submit, campaign, warm, status, report, export, consolidate, simulate):
+def consolidate(
+    folder: RunFolder,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="X.zarr", help="folder to make")],
+) -> None:
+    """Write all tables of a run as one Zarr group, readable with zarr or dask alone."""
+    from xfelproc.cli.consolidate import run_consolidate
+
+    run_consolidate(folder, output)
+
+
+def campaign(
+    path: Annotated[Path, typer.Argument(metavar="ARCHIVE.toml", help="campaign file")],
+    plan: Annotated[bool, typer.Option("--plan", help="say what would be done and what it will cost, and stop")] = False,
+    show: Annotated[bool, typer.Option("--status", help="show where each run and group stands, and stop")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="try the runs that failed again")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --status: machine-readable")] = False,
+    driver: Annotated[str | None, typer.Option("--driver", help="driver of each run on this machine: inline, pool or dask")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="workers of each run")] = None,
+) -> None:
+    """Process many runs and merge them by groups; goes on from what is there."""
+    from xfelproc.cli.campaign import campaign_command
+
+    options = [*(["--driver", driver] if driver else []), *(["--workers", str(workers)] if workers else [])]
+    raise typer.Exit(campaign_command(path, plan, show, retry, as_json, options))
 
 
 def simulate(

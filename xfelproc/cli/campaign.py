@@ -14,7 +14,7 @@ from xfelproc.io.atomic import write_atomic
 from xfelproc.report.campaign import HEADS, CampaignRow, build_campaign_report, figures_of
 from xfelproc.run.campaign.campaign import Campaign, count_frames, estimate_cost, process
 from xfelproc.run.campaign.execute import Work, to_do
-from xfelproc.run.campaign.groups import GroupState, merge_groups, read_groups
+from xfelproc.run.campaign.groups import GroupState, merge_groups, read_groups, write_groups
 from xfelproc.run.campaign.ledger import RunState
 from xfelproc.run.signals import StopFlag
 
@@ -40,8 +40,9 @@ def campaign_command(path: Path, plan: bool, show: bool, retry: bool, as_json: b
         return 0
     with StopFlag().installed() as stop:
         process(campaign, works, stop, lambda state: say(line_of(state)), say, options)
-        groups = merge_groups(campaign, say)
-    states = campaign.states()
+        states = campaign.states()
+        groups = merge_groups(campaign, states, stop, say)
+    write_groups(campaign, groups)
     report = write_report(campaign, states, groups)
     for line in table_lines(rows_of(campaign, states)) + table_lines(group_rows(groups)):
         say(line)
@@ -100,7 +101,7 @@ def rows_of(campaign: Campaign, states: Sequence[RunState]) -> list[CampaignRow]
 
 def group_rows(groups: Sequence[GroupState]) -> list[CampaignRow]:
     """Return the rows of the groups' table."""
-    return [CampaignRow(g.name, g.state, g.message, g.frames, g.counts, g.merged, g.link, g.columns) for g in groups]
+    return [CampaignRow(g.name, g.state, g.message, g.frames, g.counts, g.merged, None, {"runs": str(len(g.runs))}) for g in groups]
 
 
 def table_lines(rows: Sequence[CampaignRow]) -> list[str]:

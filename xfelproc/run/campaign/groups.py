@@ -2,34 +2,170 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from xfelproc.errors import ConfigError, DataError
+from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.run.campaign.campaign import Campaign
+from xfelproc.run.campaign.ledger import CampaignFolder, RunState
+from xfelproc.run.campaign.plan import CampaignRun
+from xfelproc.run.config import JobConfig
+from xfelproc.run.directory import RunDirectory
+from xfelproc.run.folding import Gathering
+from xfelproc.run.journal import Journal
+from xfelproc.run.lock import run_lock
+from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage
+from xfelproc.run.recipes import make_driver
+from xfelproc.run.signals import StopFlag
+from xfelproc.run.target import MergingGroup, recorded_target
+
+RECORD = "group.json"
+FILES = ("merged.mtz", "unmerged.mtz")
 
 
 @dataclass(frozen=True)
 class GroupState:
-    """What became of a group: as of a run, with the names of the runs that are in its merged data."""
+    """What became of a group: as of a run, with the names of the runs that are in its merged data and of those that miss."""
 
     name: str
     state: str
-    message: str
-    runs: tuple[str, ...]
-    columns: Mapping[str, str]
+    message: str = ""
+    runs: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     frames: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     merged: dict[str, Any] | None = None
-    link: str | None = None
 
 
-def merge_groups(campaign: Campaign, say: Callable[[str], None]) -> list[GroupState]:
-    """Merge each group whose runs have changed since; return what became of all."""
-    return []
+@dataclass(frozen=True)
+class _Member:
+    run: CampaignRun
+    state: RunState
+    config: JobConfig
+
+
+def merge_groups(campaign: Campaign, states: Sequence[RunState], stop: StopFlag, say: Callable[[str], None]) -> list[GroupState]:
+    """Merge each group whose runs are others than those it was merged from; return what became of all.
+
+    The lattices of all runs that are done are scaled together, the runs in natural order of their names.
+    """
+    known = {state.name: state for state in states}
+    found = []
+    for name, runs in campaign.groups().items():
+        members = [_Member(run, known[run.name], run.config()) for run in runs if known[run.name].state == "done"]
+        missing = tuple(run.name for run in runs if known[run.name].state != "done")
+        found.append(_merge_group(campaign.folder, name, members, missing, stop, say))
+    return found
+
+
+def _merge_group(
+    folder: CampaignFolder,
+    name: str,
+    members: Sequence[_Member],
+    missing: tuple[str, ...],
+    stop: StopFlag,
+    say: Callable[[str], None],
+) -> GroupState:
+    if not members:
+        return GroupState(name, "failed", "none of its runs is done", missing=missing)
+    try:
+        merged, message = _merged(folder, name, members, stop, say)
+    except (ConfigError, DataError) as error:
+        return GroupState(name, "failed", str(error), missing=missing)
+    counts: Counter[str] = Counter()
+    for member in members:
+        counts.update(member.state.counts)
+    if missing:
+        message = f"without {', '.join(missing)}" + (f"; {message}" if message else "")
+    state = GroupState(
+        name,
+        "failed" if merged is None else "partial" if missing else "done",
+        message,
+        tuple(member.run.name for member in members),
+        missing,
+        sum(member.state.frames for member in members),
+        counts,
+        merged,
+    )
+    return state
+
+
+def _merged(
+    folder: CampaignFolder, name: str, members: Sequence[_Member], stop: StopFlag, say: Callable[[str], None]
+) -> tuple[dict[str, Any] | None, str]:
+    """Return the figures of a group, merged anew unless it was merged from the same shards before, and a word on it."""
+    config, group = members[0].config, _symmetry(folder, members)
+    settings, directory = config.section("merge"), RunDirectory(folder.group(name))
+    inputs = [MergeInput(folder.run(m.run.name), RunDirectory(folder.run(m.run.name)).read_manifest().n_units) for m in members]
+    shards = FoundShards.of(inputs)
+    with ExitStack() as stack:
+        directory.create()
+        stack.enter_context(run_lock(directory.path))
+        for path in (directory.gather, directory.merged):
+            make_folder(path)
+        journal = Journal(directory.path)
+        stack.callback(journal.close)
+        execution = config.execution
+        if execution.driver == "mpi":  # the runs' ranks are gone
+            execution = execution.model_copy(update={"driver": "pool"})
+        driver = make_driver(execution, directory.path / "logs")
+        stack.callback(driver.close)
+        gathering = Gathering(directory, execution, driver, journal, stop, lambda word, details: journal.write(word, **details))
+        lineage = merge_lineage(gathering, shards, settings, group)
+        record = directory.read_json(RECORD)
+        if record is None or record["lineage"] != lineage or not all((directory.merged / file).is_file() for file in FILES):
+            say(f"{name}: merging {len(members)} runs")
+            record = {"lineage": lineage, "found": merge_inputs(gathering, shards, settings, group, directory.merged)}
+            directory.write_json(RECORD, record)
+    return _figures(record["found"])
+
+
+def _figures(found: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
+    if found is None:
+        return None, "nothing to merge: no lattice has a usable observation"
+    return {**found["overall"], "space_group": found["space_group"]}, "; ".join(found["warnings"])
+
+
+def _symmetry(folder: CampaignFolder, members: Sequence[_Member]) -> MergingGroup:
+    """Return the space group of a group's runs.
+
+    Raises
+    ------
+    ConfigError
+        If they differ, in space group or in section ``[merge]``.
+    """
+    found: dict[tuple[str, bool], str] = {}
+    for member in members:
+        config, name = member.config, member.run.name
+        given = config.section("merge").space_group or config.section("index").space_group
+        target = recorded_target(config, RunDirectory(folder.run(name)))
+        found.setdefault((given or target.space_group or "P 1", given is None), name)
+        if config.section("merge") != members[0].config.section("merge"):
+            raise ConfigError(f"section [merge] of run {name} is another than that of {members[0].run.name}: make them alike")
+    if len(found) > 1:
+        shown = ", ".join(f"{group} in {name}" for (group, _), name in found.items())
+        raise ConfigError(f"its runs have different space groups ({shown}): give merge.space_group, or group by another column")
+    return MergingGroup(*next(iter(found)))
+
+
+def write_groups(campaign: Campaign, groups: Sequence[GroupState]) -> None:
+    """Publish what became of the groups."""
+    content = [asdict(replace(group, counts=Counter())) | {"counts": dict(group.counts)} for group in groups]
+    write_atomic(campaign.folder.path / "groups" / "groups.json", json.dumps(content, indent=1).encode())
 
 
 def read_groups(campaign: Campaign) -> list[GroupState]:
-    """Return what was merged before."""
-    return []
+    """Return what was merged last; nothing where that is not told."""
+    try:
+        content = json.loads((campaign.folder.path / "groups" / "groups.json").read_text())
+        return [
+            GroupState(**{**one, "counts": Counter(one["counts"]), "runs": tuple(one["runs"]), "missing": tuple(one["missing"])})
+            for one in content
+        ]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []

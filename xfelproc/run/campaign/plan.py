@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.sources.files import natural_key
+from xfelproc.io.sources.folders import natural_key
 from xfelproc.run.campaign.settings import FILE_KEYS, CampaignSettings, absolute_paths
 from xfelproc.run.config import JobConfig, load_document, make_config, parse_override
 
