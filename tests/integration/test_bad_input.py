@@ -148,7 +148,7 @@ def test_unusable_file(experiment: Path, tmp_path: Path, content: bytes | str) -
     whole = (experiment / "frames.h5").read_bytes()
     (tmp_path / "frames.h5").write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
     shutil.copy(experiment / "job.toml", tmp_path)
-    refused(run_inline(tmp_path / "job.toml", tmp_path / "run"), "none of 1 files can be opened", "frames.h5")
+    refused(run_inline(tmp_path / "job.toml", tmp_path / "run"), "none of 1 files can be read", "frames.h5")
     assert not (tmp_path / "run").exists()
 
 
