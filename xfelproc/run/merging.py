@@ -35,8 +35,10 @@ STAGE = "merge"
 PROCESS = "process"
 BUCKET_SIZE = 1 << 19
 """Observations of a bucket, about: some 250 MB of memory."""
-MOST_LEAVES = 64
-"""Leaves of a pass: each yields six numbers for every lattice, and these partials should be less than the observations."""
+FEWEST_LEAVES, MOST_LEAVES = 8, 64
+OBSERVATIONS_A_SUM = 4
+"""Leaves of a pass: each yields six numbers for every lattice, which should be fewer than the numbers read: in a leaf a lattice
+has this many observations or more, unless the leaves would be too few to share the work."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ class _Streamed:
         n, limits = self._gather(beginning.n_buckets, chunks)
         groups = tuple(np.concatenate([[0], np.cumsum(n[:, 0])]).tolist())
         start = initial_state(lattices["scale"], lattices["offered"], beginning, job.settings)
-        passes = _Passes(self.gathering, Pass(job, begin, begin_lineage, Path(), 0, groups), lattices["half"])
+        leaves = _pass_leaves(n, len(lattices["half"]))
+        passes = _Passes(self.gathering, Pass(job, begin, begin_lineage, Path(), 0, groups), lattices["half"], leaves)
         state, result = passes.run(start)
         sums = {name: result[name] for name in SUMS if name in result}
         rows = {name: values for name, values in result.items() if name not in sums}
@@ -268,6 +271,12 @@ class _Streamed:
         return n, (float(limits[:, 0].min()), float(limits[:, 1].max())) if n[:, 1].any() else None
 
 
+def _pass_leaves(n: NDArray[np.int64], n_lattices: int) -> tuple[int, ...]:
+    """Return the leaves of a pass; ``n`` (buckets, 2) are reflections and rows of the buckets."""
+    most = int(n[:, 1].sum()) // (OBSERVATIONS_A_SUM * max(1, n_lattices))
+    return block_leaves(len(n), min(MOST_LEAVES, max(FEWEST_LEAVES, most)))
+
+
 @dataclass
 class _Passes:
     """The passes over the buckets, each a fold; the state between them is kept in a file, from which a killed run goes on."""
@@ -275,16 +284,16 @@ class _Passes:
     gathering: Gathering
     first: Pass
     half: NDArray[np.uint8]
+    leaves: tuple[int, ...]
 
     def run(self, start: ScaleState) -> tuple[ScaleState, Partial]:
         """Return the final state and the result of the last pass."""
         number, state = self._known() or (0, start)
-        leaves = block_leaves(len(self.first.groups) - 1, MOST_LEAVES)
         while True:
             job, path = self.first.job, self._path(number)
             write_node(path, job.hash("state", number), state.arrays() | {"half": self.half})
             one = replace(self.first, state=path, number=number)
-            result = read_partial(self.gathering.fold(one, f"{STAGE}/pass", number, Numbers(), leaves))
+            result = read_partial(self.gathering.fold(one, f"{STAGE}/pass", number, Numbers(), self.leaves))
             if state.phase == Phase.OUTPUT:
                 return state, result
             state, number = advance(state, result, job.settings), number + 1
