@@ -109,6 +109,7 @@ def rank_main(seconds: float, wanted: float) -> None:
     mpi.start()
     driver = mpi.MPIDriver()
     units = int(seconds * wanted)
+    driver.executor().submit(pause_task, 0, 0.0).result()  # the ranks are there
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
         write, memory = journal_writer(journal), [resident()]
@@ -120,7 +121,7 @@ def rank_main(seconds: float, wanted: float) -> None:
                 memory.append(resident())
 
         # every worker waits as long as the rate wanted leaves it: the dispatcher, not the tasks, sets what is reached
-        pause = max(0.0, driver.workers / wanted - 2.5e-4)
+        pause = driver.workers / wanted
         dispatch: Dispatch[UnitSummary] = Dispatch(
             driver=driver,
             submit=lambda executor, unit, quarantine: executor.submit(pause_task, unit, pause),
@@ -128,7 +129,6 @@ def rank_main(seconds: float, wanted: float) -> None:
             activity=list,
             forget=lambda: None,
             on_event=lambda word, details: None,
-            window=16,
         )
         dispatch.run(range(units))
         rate = Rate(units, time.monotonic() - begun, time.process_time() - cpu, (*memory, resident()))
@@ -552,8 +552,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rate", "model", "rank"])
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--wanted", type=float, default=1000.0, help="completions a second")
-    parser.add_argument("--mpi-ranks", type=int, default=3)
+    parser.add_argument("--wanted", type=float, default=1100.0, help="completions a second")
+    parser.add_argument("--mpi-ranks", type=int, default=17, help="of which one dispatches; the others sleep, so that many fit")
     parser.add_argument("--run", type=Path, help="run directory whose shards give the frames' times (default: one is made)")
     parser.add_argument("--frames", type=int, nargs="+", default=list(JOBS))
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
