@@ -109,7 +109,7 @@ def test_right_ones_are_merged_and_the_others_explained(archive: Path) -> None:
     for sample in ("dark", "pumped"):
         group = groups[f"sample-{sample}"]
         assert group["runs"] == [name for name in good if sample_of(name) == sample]
-        assert (archive / "processed" / "groups" / f"sample-{sample}" / "merged.mtz").is_file()
+        assert (archive / "processed" / "groups" / f"sample-{sample}" / "merged" / "merged.mtz").is_file()
         lattices = sum(found[name]["counts"]["LATTICES"] for name in group["runs"])
         assert group["counts"]["LATTICES"] == lattices
     page = (archive / "processed" / "campaign.html").read_text()
