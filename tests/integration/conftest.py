@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from xfelproc.simulation import preset, simulate
 
 ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "slurm" / "test_cluster"
 DETECTOR = {"size": (640, 640), "pixel_size": 0.2, "distance": 120.0}
 
 
@@ -87,3 +88,26 @@ def xfelproc_mpi(ranks: int, *arguments: object, timeout: float = 300, **variabl
         check=False,
     )
     return Result(done.returncode, done.stdout)
+
+
+def installed(name: str) -> bool:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A SLURM that answers, known by $SLURM_CONF."""
+    if "SLURM_CONF" in os.environ and subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode == 0:
+        yield
+        return
+    if not all(map(installed, ("slurmctld", "slurmd", "munged", "sbatch"))):
+        pytest.skip("SLURM is not installed: apt-get install slurm-wlm munge libpmix-dev")
+    folder = tmp_path_factory.mktemp("cluster")
+    variables = {**os.environ, "XFELPROC_SLURM_CPUS": "8"}
+    started = subprocess.run([CLUSTER, "start", folder], env=variables, capture_output=True, text=True, check=False)
+    if started.returncode != 0:
+        pytest.skip(f"SLURM cannot be started here: {started.stderr}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield
+    subprocess.run([CLUSTER, "stop", folder], check=True)

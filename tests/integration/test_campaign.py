@@ -40,8 +40,14 @@ geometry = "near.geom"
 cell = [79.1, 79.1, 38.0, 90, 90, 90]
 space_group = "P 43 21 2"
 [execution]
-driver = "inline"
+driver = "pool"
+workers = 1
 unit_size = 4
+[slurm]
+mpi = "none"
+tasks_per_node = 1
+merge_job = false
+time = "20"
 [report]
 enabled = false
 """
@@ -95,24 +101,30 @@ def test_plan_says_what_and_at_what_cost(archive: Path) -> None:
 
 
 def test_right_ones_are_merged_and_the_others_explained(archive: Path) -> None:
-    result = xfelproc("campaign", archive / "archive.toml", timeout=600)
+    result = xfelproc("campaign", archive / "archive.toml", timeout=900)
     assert result.code == 1, result.output
-    found = {run["name"]: run for run in status(archive)["runs"]}
+    check(archive, "processed")
+
+
+def check(archive: Path, output: str) -> None:
+    """See that all good runs are merged, by themselves and in their groups, and the bad ones explained."""
+    told = status(archive)
+    found = {run["name"]: run for run in told["runs"]}
     assert {name for name, run in found.items() if run["state"] != "done"} == {CORRUPT, EMPTY}
     assert "cut short" in found[CORRUPT]["message"]
     assert "no file" in found[EMPTY]["message"]
     for name in OTHER:  # with the near geometry their cells would be a quarter too large, and nothing would index
         assert found[name]["counts"]["INTEGRATED"] >= 4
-    groups = {group["name"]: group for group in status(archive)["groups"]}
+    groups = {group["name"]: group for group in told["groups"]}
     assert set(groups) == {"sample-dark", "sample-pumped"}
     good = [f"r{n:03d}" for n in range(N_RUNS) if f"r{n:03d}" not in (CORRUPT, EMPTY)]
     for sample in ("dark", "pumped"):
         group = groups[f"sample-{sample}"]
         assert group["runs"] == [name for name in good if sample_of(name) == sample]
-        assert (archive / "processed" / "groups" / f"sample-{sample}" / "merged" / "merged.mtz").is_file()
+        assert (archive / output / "groups" / f"sample-{sample}" / "merged" / "merged.mtz").is_file()
         lattices = sum(found[name]["counts"]["LATTICES"] for name in group["runs"])
         assert group["counts"]["LATTICES"] == lattices
-    page = (archive / "processed" / "campaign.html").read_text()
+    page = (archive / output / "campaign.html").read_text()
     assert CORRUPT in page
     assert "sample-dark" in page
 
@@ -146,3 +158,21 @@ def test_repaired_run_is_retried(archive: Path) -> None:
     states = status(archive)
     assert {run["state"] for run in states["runs"]} == {"done"}
     assert sum(len(group["runs"]) for group in states["groups"]) == N_RUNS
+
+
+def test_under_slurm(archive: Path, cluster: None) -> None:
+    (archive / "raw" / EMPTY / "frames.h5").unlink()
+    with (archive / "raw" / CORRUPT / "frames.h5").open("r+b") as stream:
+        stream.truncate(5000)
+    text = ARCHIVE.replace('output = "processed"', 'output = "submitted"\nwhere = "slurm"').replace(
+        "sample_runs = 1", "sample_runs = 0"
+    )
+    (archive / "archive.toml").write_text(text)
+    result = xfelproc("campaign", archive / "archive.toml", timeout=1200)
+    assert result.code == 1, result.output
+    assert f"{N_RUNS - 2} runs" in result.output
+    check(archive, "submitted")
+    here, there = (archive / output / "runs" / "r000" / "merged" / "merged.mtz" for output in ("processed", "submitted"))
+    assert here.read_bytes() == there.read_bytes()
+    again = xfelproc("campaign", archive / "archive.toml")
+    assert "0 to do" in again.output

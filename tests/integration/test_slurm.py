@@ -18,14 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ROOT, Result, command, environment
+from tests.integration.conftest import Result, command, environment
 from tests.integration.test_resume import assert_same
 from xfelproc.drivers import slurm
 from xfelproc.drivers.slurm import QueueState, queue_state, read_record
 
 pytestmark = pytest.mark.slow
 
-CLUSTER = ROOT / "slurm" / "test_cluster"
 PATIENCE = 600.0
 PLUGIN = """
 import os
@@ -41,29 +40,6 @@ class Slow(BlockBackground):
         time.sleep(float(Path(os.environ["PACE"]).read_text()))
         return super().strong_pixels(frame, workspace)
 """
-
-
-def installed(name: str) -> bool:
-    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A SLURM that answers, known by $SLURM_CONF."""
-    if "SLURM_CONF" in os.environ and subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode == 0:
-        yield
-        return
-    if not all(map(installed, ("slurmctld", "slurmd", "munged", "sbatch"))):
-        pytest.skip("SLURM is not installed: apt-get install slurm-wlm munge libpmix-dev")
-    folder = tmp_path_factory.mktemp("cluster")
-    variables = {**os.environ, "XFELPROC_SLURM_CPUS": "8"}
-    started = subprocess.run([CLUSTER, "start", folder], env=variables, capture_output=True, text=True, check=False)
-    if started.returncode != 0:
-        pytest.skip(f"SLURM cannot be started here: {started.stderr}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
-        yield
-    subprocess.run([CLUSTER, "stop", folder], check=True)
 
 
 @dataclass
