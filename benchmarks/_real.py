@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import gemmi
 import h5py
 import numpy as np
-from _sharing import offered, others
+from _sharing import offered, others, together
 from _truth import Chain, Outcome, Report, Tally, compare
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -133,7 +133,8 @@ def note_others(report: Report, frame: str, outcome: Outcome, path: Path) -> Non
         report.notes.append(f"{frame}, further lattices: {others(outcome)}")
         report.notes.append(
             f"{frame}, the first lattice, without those spots that another predicts at least twice as near: "
-            f"{offered(outcome, beam, 0.5)}; with all spots, whatever lattice they are of: {offered(outcome, beam, 0.0)}"
+            f"{offered(outcome, beam, 0.5)}; with all spots, whatever lattice they are of: {offered(outcome, beam, 0.0)}; "
+            f"all lattices of the frame together: {together(outcome, beam)}"
         )
 
 

@@ -45,3 +45,10 @@ def offered(outcome: Outcome, beam: Beam, factor: float) -> str:
     for other in further:
         own[own] = other[own] >= factor * first[own]
     return f"{np.count_nonzero(own)} indexed, {np.sqrt(np.mean(first[own] ** 2)):.2f} px"
+
+
+def together(outcome: Outcome, beam: Beam) -> str:
+    """Return the figures of all lattices of the frame: every spot offered, and taken by the one that predicts it nearest."""
+    distance = np.min([residuals(lattice, outcome.spots, beam) for lattice in outcome.lattices], axis=0)
+    own = np.isfinite(distance)
+    return f"{np.count_nonzero(own)} of {len(own)} indexed, {np.sqrt(np.mean(distance[own] ** 2)):.2f} px"

@@ -27,8 +27,9 @@ HEADER = """# Accuracy
 
 Made by `python benchmarks/accuracy.py`. *Right* is a lattice whose primitive basis is that of the truth to a unimodular integer
 matrix, less than 0.5° and 2 % in cell lengths away. *Indexed* spots have |Δhkl| ≤ 0.3 in each index under the final refined
-model, all spots found being offered but those that another reported lattice of the frame predicts nearer; an RMSD is
-√mean(Δfast² + Δslow²) in pixels over exactly these. Numbers of spots are those that `FindSpots` finds.
+model, all spots found being offered; where a frame has several lattices a spot is of the one that predicts it nearest, the tables
+show the first, and the notes the others, all together, and the first with spots shared out otherwise. An RMSD is
+√mean(Δfast² + Δslow²) in pixels over exactly the indexed spots. Numbers of spots are those that `FindSpots` finds.
 """
 
 

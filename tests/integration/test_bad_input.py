@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -209,6 +210,30 @@ def test_output_that_cannot_be_written(experiment: Path, tmp_path: Path) -> None
     refused(run_inline(experiment / "job.toml", tmp_path / "file"), "is a file", "--output")
     refused(run_inline(experiment / "job.toml", tmp_path / "file" / "run"), "cannot be written", "--output")
     refused(run_inline(experiment / "job.toml", "/proc/run"), "cannot be written", "--output")
+
+
+@pytest.fixture
+def read_only(experiment: Path, undisturbed: Path, tmp_path: Path) -> Iterator[Path]:
+    """A file system that takes no writing, with an empty folder and a run that is done."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, check=False)
+    if made.returncode != 0:
+        pytest.skip("a file system cannot be mounted here: not root, or not allowed")
+    try:
+        shutil.copytree(undisturbed, folder / "done")
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_read_only_disk(experiment: Path, read_only: Path) -> None:
+    for name in ("new", "done"):
+        refused(run_inline(experiment / "job.toml", read_only / name), "read-only", "choose another --output")
+    result = xfelproc("status", read_only / "done")
+    assert result.code == 0, result.output
+    assert "done" in result.output
 
 
 def test_full_disk(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
