@@ -40,6 +40,7 @@ from xfelproc.run.recipes import default_opener
 from xfelproc.stages.execute import UnitSummary
 
 ROOT = Path(__file__).resolve().parents[1]
+MERGE_RANKS = 64
 RESULT_BYTES = 2000
 REASONS = tuple((f"{'no lattice of the target cell, attempt ' * 12}{i}", 3) for i in range(4))
 """Reasons of failure that make a summary of about 2 kB."""
@@ -184,8 +185,8 @@ class Machine:
     plan_a_frame: float
     node_a_megabyte: float
     """Writing or reading a fold's node."""
-    observation: float
-    """A worker's time an observation and pass of merging."""
+    observation: float = 2.9e-7
+    """A worker's time an observation and pass of merging: 115.6 s for 2e7 observations (benchmarks/merging_memory.py)."""
     # assumed
     ranks_a_node: int = 64
     frames_a_file: int = 1000
@@ -238,7 +239,6 @@ def measure_machine(run: Path, dispatch: float) -> Machine:
         plan_a_file=plan_a_file,
         plan_a_frame=plan_a_frame,
         node_a_megabyte=measure_node(),
-        observation=measure_observation(),
     )
 
 
@@ -289,19 +289,6 @@ def measure_node() -> float:
             write_node(path, "x", partial)
             read_node(path)
         return (time.perf_counter() - begun) / 10 / 8.0
-
-
-def measure_observation() -> float:
-    """Return seconds an observation and pass: sums by reflection with the index looked up, as a fold's leaf forms them."""
-    generator = np.random.default_rng(2)
-    n = 1_000_000
-    group, value = generator.integers(0, 50_000, n), generator.normal(size=n)
-    begun = time.perf_counter()
-    for _ in range(3):
-        np.bincount(group, weights=value * value, minlength=50_000)
-        np.bincount(group, weights=value, minlength=50_000)
-        np.exp(-value)
-    return (time.perf_counter() - begun) / 3 / n
 
 
 # --- units, the discrete-event run, the formula -----------------------------------------------------------------------------
@@ -387,15 +374,31 @@ class Prediction:
     merge: float
     efficiency: float
     efficiency_formula: float
+    with_merging: float
 
 
 def predict(machine: Machine, ranks: int, n_frames: int) -> Prediction:
-    """Return the prediction; the efficiency is that of the frames' job, merging being a smaller job of its own."""
-    start, formed, merge = starts(machine, ranks, n_frames), formula(machine, ranks, n_frames), folds(machine, 64, n_frames)
+    """Return the prediction; merging is a job of its own, on `MERGE_RANKS`."""
+    start, formed = starts(machine, ranks, n_frames), formula(machine, ranks, n_frames)
+    merge = folds(machine, MERGE_RANKS, n_frames)
+        starts(machine, ranks, n_frames),
+        formula(machine, ranks, n_frames),
+        folds(machine, MERGE_RANKS, n_frames),
+    )
     found, _ = events(machine, ranks, n_frames)
     work = float(unit_times(machine, n_frames).sum())
+    merge_work = n_frames * machine.hit_rate * machine.observations_a_hit * machine.passes * machine.observation
+    spent = ranks * (start + found) + MERGE_RANKS * (merge + starts(machine, MERGE_RANKS, 0))
     return Prediction(
-        ranks, n_frames, start, found, formed, merge, work / (ranks * (start + found)), work / (ranks * (start + formed))
+        ranks=ranks,
+        frames=n_frames,
+        start=start,
+        by_events=found,
+        by_formula=formed,
+        merge=merge,
+        efficiency=work / (ranks * (start + found)),
+        efficiency_formula=work / (ranks * (start + formed)),
+        with_merging=(work + merge_work) / spent,
     )
 
 
@@ -411,7 +414,7 @@ def smallest(machine: Machine, ranks: int, wanted: float = 0.9) -> int:
 
 
 RANKS = (64, 1024, 4096)
-JOBS = (10_000_000, 100_000_000)
+JOBS = (10_000_000, 100_000_000, 300_000_000)
 
 
 def page(machine: Machine, predictions: Sequence[Prediction], bounds: dict[int, int], rate: Rate | None) -> str:
@@ -442,7 +445,7 @@ def page(machine: Machine, predictions: Sequence[Prediction], bounds: dict[int, 
         hours = machine.frame * p.frames / 3600
         rows.append(
             f"| {p.frames:,} | {hours:.0f} | {p.ranks} | {p.start:.1f} | {p.by_events:.1f} | {p.by_formula:.1f} "
-            f"| {100 * p.efficiency:.1f} % | {100 * p.efficiency_formula:.1f} % |"
+            f"| {100 * p.efficiency:.1f} % | {100 * p.efficiency_formula:.1f} % | {100 * p.with_merging:.1f} % |"
         )
     merges = {p.frames: p.merge for p in predictions}
     rows += [
@@ -530,7 +533,7 @@ def sample_run(folder: Path) -> Path:
             raise SystemExit(f"xfelproc {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
 
     data = os.environ.get("XFELPROC_TEST_DATA", str(ROOT.parent / "shared" / "data"))
-    frames = sorted((Path(data) / "stills_nanobragg").glob("*.h5"))
+    frames = [f for f in sorted((Path(data) / "stills_nanobragg").glob("*.h5")) if f.name != "truth.h5"]
     if frames:
         job = folder / "job.toml"
         geometry = sorted((Path(data) / "stills_nanobragg").glob("*.geom"))[0]
