@@ -381,10 +381,6 @@ def predict(machine: Machine, ranks: int, n_frames: int) -> Prediction:
     """Return the prediction; merging is a job of its own, on `MERGE_RANKS`."""
     start, formed = starts(machine, ranks, n_frames), formula(machine, ranks, n_frames)
     merge = folds(machine, MERGE_RANKS, n_frames)
-        starts(machine, ranks, n_frames),
-        formula(machine, ranks, n_frames),
-        folds(machine, MERGE_RANKS, n_frames),
-    )
     found, _ = events(machine, ranks, n_frames)
     work = float(unit_times(machine, n_frames).sum())
     merge_work = n_frames * machine.hit_rate * machine.observations_a_hit * machine.passes * machine.observation
