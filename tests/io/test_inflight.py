@@ -63,6 +63,19 @@ def test_a_cleared_record_is_made_again(tmp_path: Path) -> None:
     assert read_inflight(tmp_path) == []
 
 
+def test_a_worker_of_many_runs_keeps_one_record_open(tmp_path: Path) -> None:
+    first = record_of(tmp_path / "a")
+    second = record_of(tmp_path / "b")
+    first.mark("process", 1, 1, 1.0, "ab")  # by who still has it: not into a file that got its descriptor
+    assert read_inflight(tmp_path / "a") == []
+    second.mark("process", 2, 1, 1.0, "ab")
+    assert [r.unit for r in read_inflight(tmp_path / "b")] == [2]
+    opened = len(os.listdir("/dev/fd"))
+    for i in range(20):
+        record_of(tmp_path / f"run{i}").idle()
+    assert len(os.listdir("/dev/fd")) == opened
+
+
 def test_sigterm_puts_no_blame_on_a_frame_and_sigusr1_is_ignored(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -86,6 +86,8 @@ def test_fingerprints_are_of_names_sizes_and_times_not_of_folders() -> None:
     assert changed.unit_fingerprint(0) == manifest.unit_fingerprint(0)
     assert changed.unit_fingerprint(1) != manifest.unit_fingerprint(1)
     assert renamed.unit_fingerprint(0) != manifest.unit_fingerprint(0)
+    readable = make_manifest(["/a", "/b"], [0, 1, 1], ["x.h5", "y.h5", "z.h5"], [3, 2, 1], [5, 6, 7])  # permission was given
+    assert [readable.unit_fingerprint(u) == manifest.unit_fingerprint(u) for u in (0, 1)] == [True, False]
     assert len({manifest.stamp, changed.stamp, renamed.stamp}) == 3
 
 

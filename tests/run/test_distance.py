@@ -61,6 +61,21 @@ def test_right_distance_costs_nothing(tmp_path: Path) -> None:
     assert found.lines == ("process 0/4",)
 
 
+def test_many_lattices_are_judged_by_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a long run, each against each, would not fit into memory."""
+    compared: list[int] = []
+
+    def largest_cluster(values: Any, tolerance: float) -> Any:
+        compared.append(len(values))
+        return whole(values, tolerance)
+
+    whole = module.largest_cluster
+    monkeypatch.setattr(module, "largest_cluster", largest_cluster)
+    monkeypatch.setattr(module, "JUDGED", 5)
+    assert run(crystals(8), TRUE, tmp_path).record is None
+    assert compared == [5]
+
+
 def test_few_crystals_among_hits_prove_the_distance(tmp_path: Path) -> None:
     found = run([*noise(12), *crystals(3)], TRUE, tmp_path)
     assert found.record is None

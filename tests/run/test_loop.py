@@ -300,6 +300,19 @@ def test_stop_finishes_what_is_in_flight(number: int, code: int) -> None:
     assert set(script.done) <= set(script.sent)
 
 
+def test_stop_finishes_what_has_begun_though_its_future_does_not_know() -> None:
+    """The futures of Dask can be cancelled until they have ended."""
+    script, stop = Script(workers=1), StopFlag()
+    script.at = [At(1, 0, 0, 0.0, 0.0)]
+    dispatch = script.dispatch(stop=stop, window=3)
+    dispatch.waiting.extend(range(9))
+    dispatch._fill()
+    stop.raised = signal.SIGUSR1
+    with pytest.raises(Interrupted):
+        dispatch.run(())
+    assert script.done == [0]
+
+
 def test_stop_drops_what_does_not_end() -> None:
     script, stop = Script(), StopFlag(raised=signal.SIGUSR1)
     dispatch = script.dispatch(stop=stop)

@@ -7,19 +7,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.stages.fakes import SECTIONS, Quiet, open_fake
+from xfelproc.drivers.inline import InlineDriver
 from xfelproc.errors import ConfigError, OutputError, RunDirectoryError
+from xfelproc.io.inflight import record_path
 from xfelproc.io.manifest import read_manifest
 from xfelproc.io.shards import read_header, read_shard, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.run.config import JobConfig, config_class, make_config
+from xfelproc.run.directory import RunDirectory
 from xfelproc.run.journal import read_journal, rebuild
-from xfelproc.run.recipes import Outcome, run_job, stages_of
+from xfelproc.run.recipes import Outcome, _give_up, run_job, stages_of
 from xfelproc.run.signals import Interrupted
 
 CELL = [10.0, 20.0, 30.0, 90.0, 90.0, 90.0]
@@ -234,6 +238,20 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list((tmp_path / "out").rglob(".tmp-*"))
     run(config, tmp_path / "out")
     assert results(tmp_path / "out") == results(tmp_path / "calm")
+
+
+def test_a_disk_too_full_for_a_last_word_blames_no_frame(tmp_path: Path) -> None:
+    def write(event: str, **details: Any) -> None:
+        raise OutputError("the disk is full")
+
+    record = record_path(tmp_path, 1)
+    record.parent.mkdir(parents=True)
+    record.write_text("process 1 2 3.0 4.0 ab")
+    driver, journal = InlineDriver(), SimpleNamespace(write=write)
+    session: Any = SimpleNamespace(driver=driver, journal=journal, directory=RunDirectory(tmp_path))
+    with pytest.raises(OutputError):
+        _give_up(session, OutputError("the disk is full"))
+    assert not record.exists()
 
 
 def test_interrupt_is_resumable(tmp_path: Path) -> None:

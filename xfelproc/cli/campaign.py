@@ -38,7 +38,7 @@ def campaign_command(path: Path, plan: bool, show: bool, retry: bool, as_json: b
         tell_cost(campaign, works, say)
     if plan:
         return 0
-    with StopFlag().installed() as stop:
+    with StopFlag(patient=True).installed() as stop:  # the runs at work are told, and end in their own time
         process(campaign, works, stop, lambda state: say(line_of(state)), say, options)
         states = campaign.states()
         groups = merge_groups(campaign, states, stop, say)

@@ -56,6 +56,8 @@ class QueueState:
     restarts: int = 0
     nodes: str = ""
     start: str = ""
+    answered: bool = True
+    """SLURM was there to be asked; if not, nothing is known of the job."""
 
     @property
     def is_alive(self) -> bool:
@@ -184,7 +186,7 @@ def states(jobs: Sequence[SubmittedJob]) -> list[QueueState]:
     try:
         known = _squeue(names)
     except QueueError as error:
-        return [QueueState(job.name, job.part, UNKNOWN, str(error)) for job in jobs]
+        return [QueueState(job.name, job.part, UNKNOWN, str(error), answered=False) for job in jobs]
     gone = [name for name in names if name not in known]
     if gone:
         known |= _sacct(gone)

@@ -69,11 +69,14 @@ class InFlightRecord:
         self._write(IDLE)
 
     def close(self) -> None:
-        """Release the file; what is in it stays."""
-        os.close(self._file)
+        """Release the file; what is in it stays, and what is written from now on goes nowhere."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
 
     def _write(self, text: str) -> None:
-        os.pwrite(self._file, text.ljust(LENGTH - 1).encode() + b"\n", 0)
+        if self._file >= 0:
+            os.pwrite(self._file, text.ljust(LENGTH - 1).encode() + b"\n", 0)
 
 
 _CURRENT: dict[str, InFlightRecord] = {}
@@ -83,6 +86,8 @@ def record_of(run: Path) -> InFlightRecord:
     """Return this process's record in a run, which stays open until another run is asked for."""
     record = _CURRENT.get("record")
     if record is None or record.run != run or not record.path.exists():
+        if record is not None:
+            record.close()
         record = _CURRENT["record"] = InFlightRecord(run)
     return record
 

@@ -108,6 +108,8 @@ class UnitInput:
         for array in (self.frame_source, self.frame_index, self.numbers, table["size"], table["mtime"]):
             content.update(np.ascontiguousarray(array).data)
         content.update(b"\0".join(self.sources.names.bare(row) for row in range(len(self.numbers))))
+        if self.sources.errors:  # one that can be opened now may not have changed
+            content.update(f"cannot be opened: {sorted(self.sources.errors)}".encode())
         return content.hexdigest()
 
 

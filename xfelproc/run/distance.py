@@ -51,6 +51,8 @@ FEW = 3
 """Lattices of one cell that prove the recorded distance, if they are at least half of all."""
 SAME_CELL = 0.015
 """Largest relative difference of lengths of cells that are the same; a cell scaled by more than this is suspicious."""
+JUDGED = 1000
+"""Most lattices by which the recorded distance is judged: each is compared with every other."""
 SAME_RECORD = 0.005
 """Largest relative difference of the distances recorded for the frames of a run that one distance can correct."""
 
@@ -160,6 +162,7 @@ class DistanceCheck:
         if not cells:
             return False
         ratios = np.log(np.concatenate(cells)[:, :3] / np.array(cell[:3]))
+        ratios = ratios[sampling_order(len(ratios))[:JUDGED]]
         same = largest_cluster(ratios, SAME_CELL)
         count = int(np.count_nonzero(same))
         if 2 * count < len(ratios) or (count < FEW and 2 * count < self._hits):

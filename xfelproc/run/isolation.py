@@ -25,7 +25,7 @@ from xfelproc.stages.execute import UnitSummary, UnitTask
 POLL = 0.5
 """Seconds between looks at how far a child is."""
 START = 300.0
-"""Seconds a child may take until it is at its first frame: imports from a busy file system are no frame's fault."""
+"""Seconds a child may be at no frame: imports from a busy file system, or publishing on one, are no frame's fault."""
 MOST = 4
 """Children at a time: there is a cluster for all that is not suspect, and this machine is at work, too."""
 LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "HYDRA_", "HYDI_", "MPI_", "MPIR_", "I_MPI_", "MV2_", "PALS_", "FLUX_")
@@ -110,7 +110,7 @@ class IsolatedUnits:
 
     def _watch(self, child: subprocess.Popen[bytes], task: UnitTask, record: Path, limit: float) -> bool:
         """Wait for the child's end; kill one that stays at a frame. Return whether it was killed so."""
-        begun, stream = time.time(), child.stdin
+        heard, stream = time.time(), child.stdin
         with suppress(BrokenPipeError):  # it is dead already: its exit code tells
             if stream is not None:  # it stays open: its end tells the child that the dispatcher is gone
                 stream.write(pickle.dumps(task))
@@ -120,8 +120,8 @@ class IsolatedUnits:
                 child.wait(POLL)
             except subprocess.TimeoutExpired:
                 at = read_record(record)
-                late = time.time() - begun > max(START, limit) if at is None or at.row < 0 else time.time() - at.at > limit
-                if late:
+                heard = heard if at is None else max(heard, at.at)
+                if time.time() - heard > (limit if at is not None and at.row >= 0 else max(START, limit)):
                     child.kill()
                     child.wait()
                     return not self._stopped

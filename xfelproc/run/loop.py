@@ -330,12 +330,14 @@ class Dispatch(Generic[T]):
 
     def _drain(self) -> None:
         """After an interrupt: give what runs a little time, drop the rest."""
-        for future in list(self.flying):
-            if future.cancel():
-                self._land(future)
         grace = GRACE_WARNED if self.stop.raised == signal.SIGUSR1 else GRACE
         if self.stop.raised == signal.SIGTERM and not self.driver.restartable:
             grace = 0.0  # all workers were told to end, too
+        # a future of Dask does not know that its task has begun
+        begun = {a.unit for a in self.activity()} if grace and self.flying else set()
+        for future, flight in list(self.flying.items()):
+            if flight.unit not in begun and future.cancel():
+                self._land(future)
         end = self.clock.now() + grace
         while self.flying and self.clock.now() < end:
             ended = self.clock.wait(self._ended, POLL)

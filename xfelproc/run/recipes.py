@@ -196,10 +196,10 @@ def _give_up(session: Session, error: BaseException) -> None:
     known = session.driver.restartable or not isinstance(error, Interrupted) or error.number != signal.SIGTERM
     try:
         session.journal.write("stopped", why=type(error).__name__, error=str(error), exit_code=code, known=known)
-    finally:
+    finally:  # where a full disk takes no word, that the records are gone says the same
         session.driver.discard(code)
-    if known:
-        clear_inflight(session.directory.path)
+        if known:
+            clear_inflight(session.directory.path)
 
 
 def _session(

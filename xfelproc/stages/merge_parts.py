@@ -83,10 +83,31 @@ class MergeJob:
         DataError
             If it is missing, damaged, or of another merging.
         """
-        found, arrays = read_node(path, names)
+        try:
+            found, arrays = read_node(path, names)
+        except DataError as error:
+            raise self._damaged(path) from error
         if found != lineage:
             raise DataError(f"is of another merging: remove {self.folder} and run the same command again", path)
         return arrays
+
+    def slice(self, first: int, number: int) -> NDArray[Any]:
+        """Return the rows of a bucket in the observations of some shards, of which ``first`` is the first.
+
+        Raises
+        ------
+        DataError
+            If they are missing, damaged, or of another merging.
+        """
+        path = self.chunk(first)
+        try:
+            return read_slice(path, self.hash("chunk", first), number)
+        except DataError as error:
+            raise self._damaged(path) from error
+
+    def _damaged(self, path: Path) -> DataError:
+        # not the file alone: the node that tells that it was made would still be there
+        return DataError(f"is missing or damaged: remove {self.folder} and run the same command again", path)
 
 
 @dataclass(frozen=True)
@@ -302,8 +323,7 @@ class Gather:
         """Write the bucket; return its number of reflections and of rows, and the extremes of 1/d²."""
         job = self.job
         (number,) = blocks
-        slices = [read_slice(job.chunk(first), job.hash("chunk", first), number) for first in self.chunks]
-        rows = np.concatenate(slices)
+        rows = np.concatenate([job.slice(first, number) for first in self.chunks])
         reduced = reduce_indices(np.ascontiguousarray(rows["hkl"]), job.group)
         rows = rows[reduced.order]
         arrays = {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}

@@ -77,6 +77,11 @@ def test_fewest_agreeing_keeps_chance_away():
     assert fewest_agreeing(2, 0.12, -3.0) == 3  # more than there are
 
 
+def test_fewest_agreeing_of_a_long_run():
+    assert [fewest_agreeing(n, 0.12, -3.0) for n in (50, 1000, 10_000)] == [5, 16, 90]
+    assert 3000 < fewest_agreeing(1_000_000, 0.12, -3.0) < 9000
+
+
 def test_largest_cluster():
     values = np.array([[0.0, 0.0], [0.01, 0.0], [0.009, 0.02], [0.5, 0.5], [0.0, -0.005]])
     assert largest_cluster(values, 0.012).tolist() == [True, True, False, False, True]

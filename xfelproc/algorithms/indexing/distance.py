@@ -152,9 +152,12 @@ def fewest_agreeing(n_frames: int, max_error: float, log10_chance: float) -> int
     search. That k or more of n do so at one of the w distances tried has at most the chance w C(n, k) pᵏ.
     """
     steps = round(max_error / DISTANCE_STEP)
-    p = min(1.0, 10.0**log10_chance * (1 + 2 * round(AGREEMENT / DISTANCE_STEP)))
+    log_p = math.log(min(1.0, 10.0**log10_chance * (1 + 2 * round(AGREEMENT / DISTANCE_STEP))))
+    limit = math.log(MAX_CHANCE / (2 * steps + 1))
     for k in range(2, n_frames + 1):
-        if (2 * steps + 1) * math.comb(n_frames, k) * p**k < MAX_CHANCE:
+        # logarithms, as C(n, k) of a long run is more than a float holds
+        ways = math.lgamma(n_frames + 1) - math.lgamma(k + 1) - math.lgamma(n_frames - k + 1)
+        if ways + k * log_p < limit:
             return k
     return n_frames + 1
 

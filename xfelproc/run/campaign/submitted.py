@@ -46,9 +46,15 @@ def submit(folder: CampaignFolder, works: Sequence[Work], name: str) -> list[str
 
 def in_queue(folder: CampaignFolder, runs: Sequence[CampaignRun]) -> dict[str, str]:
     """Return the runs that have a job in the queue, and what SLURM says of it; where no run was submitted SLURM is not asked."""
+    return _look(folder, runs)[0]
+
+
+def _look(folder: CampaignFolder, runs: Sequence[CampaignRun]) -> tuple[dict[str, str], str]:
+    """Return the same, and why SLURM did not answer, if it did not."""
     recorded = [(run.name, job) for run in runs for job in queue.latest(queue.read_record(folder.run(run.name)))]
     found = queue.states([job for _, job in recorded])
-    return {name: state.line() for (name, _), state in zip(recorded, found, strict=True) if state.is_alive}
+    alive = {name: state.line() for (name, _), state in zip(recorded, found, strict=True) if state.is_alive}
+    return alive, next((state.reason for state in found if not state.answered), "")
 
 
 def wait_for(
@@ -65,10 +71,13 @@ def wait_for(
     Interrupted
         After SIGINT or SIGTERM: the jobs go on, and the same command finds them again.
     """
-    waiting, silence, pause = {run.name: run for run in runs}, 0, FIRST_POLL
+    waiting, silence, pause, told = {run.name: run for run in runs}, 0, FIRST_POLL, ""
     while waiting:
-        alive = in_queue(folder, list(waiting.values()))
-        silence = 0 if alive else silence + 1
+        alive, unheard = _look(folder, list(waiting.values()))
+        if unheard and not told:
+            say(f"nothing is known of the jobs, and they are waited for: {unheard}")
+        told = unheard
+        silence = 0 if alive or unheard else silence + 1
         for name in [name for name in waiting if name not in alive and (alive or silence >= SILENCE)]:
             run = waiting.pop(name)
             reconcile(folder, run)
@@ -108,6 +117,8 @@ def reconcile(folder: CampaignFolder, run: CampaignRun) -> None:
     if known.get("stamp") == stamp and known.get("submitted") == jobs[-1].submitted:
         return
     begun, code = _end(path)
+    if not begun and not all(state.answered for state in queue.states(jobs)):
+        return  # it may still be waiting
     if begun and code is None:
         return  # cancelled, or its nodes failed: what is there is kept, and the next submission goes on
     outputs = [Path(job.script).parent / f"{job.part}-{job.name}.out" for job in jobs]
