@@ -70,10 +70,10 @@ def test_a_worker_of_many_runs_keeps_one_record_open(tmp_path: Path) -> None:
     assert read_inflight(tmp_path / "a") == []
     second.mark("process", 2, 1, 1.0, "ab")
     assert [r.unit for r in read_inflight(tmp_path / "b")] == [2]
-    opened = len(os.listdir("/dev/fd"))
+    opened = len(list(Path("/dev/fd").iterdir()))
     for i in range(20):
         record_of(tmp_path / f"run{i}").idle()
-    assert len(os.listdir("/dev/fd")) == opened
+    assert len(list(Path("/dev/fd").iterdir())) == opened
 
 
 def test_sigterm_puts_no_blame_on_a_frame_and_sigusr1_is_ignored(tmp_path: Path) -> None:

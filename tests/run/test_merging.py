@@ -148,8 +148,8 @@ def test_files_of_another_merging_are_refused(run: MergeInput, tmp_path: Path) -
         merge_inputs(place, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged")
     bucket = tmp_path / "gather" / "merge" / "buckets" / "00000.h5"
     bucket.write_bytes(bucket.read_bytes()[:-3000])
-    with pytest.raises(DataError, match="damaged: remove .*/gather/merge and run the same command again"):
+    with pytest.raises(DataError, match=r"damaged: remove .*/gather/merge and run the same command again"):
         merged(tmp_path, [run], bucket_size=3000)
     bucket.unlink()
-    with pytest.raises(DataError, match="missing or damaged: remove .*/gather/merge and run the same command again"):
+    with pytest.raises(DataError, match=r"missing or damaged: remove .*/gather/merge and run the same command again"):
         merged(tmp_path, [run], bucket_size=3000)
