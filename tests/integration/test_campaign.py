@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import DETECTOR, xfelproc
+from xfelproc.run.lock import run_lock
 from xfelproc.simulation import preset, simulate
 
 pytestmark = pytest.mark.slow
@@ -135,6 +136,13 @@ def test_same_command_again_does_nothing(archive: Path) -> None:
     result = xfelproc("campaign", archive / "archive.toml")
     assert "0 to do" in result.output
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_two_at_once(archive: Path) -> None:
+    with run_lock(archive / "processed"):
+        result = xfelproc("campaign", archive / "archive.toml")
+    assert result.code == 2
+    assert "another run is at work here" in result.output
 
 
 def test_changed_parameter_touches_its_runs_alone(archive: Path) -> None:

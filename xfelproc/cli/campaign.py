@@ -16,6 +16,7 @@ from xfelproc.run.campaign.campaign import Campaign, count_frames, estimate_cost
 from xfelproc.run.campaign.execute import Work, to_do
 from xfelproc.run.campaign.groups import GroupState, merge_groups, read_groups, write_groups
 from xfelproc.run.campaign.ledger import RunState
+from xfelproc.run.lock import run_lock
 from xfelproc.run.signals import StopFlag
 
 Say = Callable[[str], None]
@@ -38,7 +39,11 @@ def campaign_command(path: Path, plan: bool, show: bool, retry: bool, as_json: b
         tell_cost(campaign, works, say)
     if plan:
         return 0
-    with StopFlag(patient=True).installed() as stop:  # the runs at work are told, and end in their own time
+    campaign.folder.create()
+    with (
+        run_lock(campaign.folder.path),
+        StopFlag(patient=True).installed() as stop,
+    ):  # the runs at work are told, and end in their own time
         process(campaign, works, stop, lambda state: say(line_of(state)), say, options)
         states = campaign.states()
         groups = merge_groups(campaign, states, stop, say)

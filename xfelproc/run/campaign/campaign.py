@@ -99,7 +99,6 @@ def process(
     Interrupted
         After SIGINT or SIGTERM.
     """
-    campaign.folder.create()
     settings = campaign.settings
     if settings.where == "here":
         run_here(campaign.folder, works, settings.parallel, settings.retries, stop, on_end, options)
