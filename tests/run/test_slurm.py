@@ -135,7 +135,15 @@ def test_directives_of_the_frames() -> None:
 
 
 def test_the_home_folder_is_known_when_submitting() -> None:
-    assert f"\n. {Path.home()}/env/bin/activate\n" in script(Slurm(venv="~/env"))
+    assert f"\n. {Path.home()}/env/bin/activate || " in script(Slurm(venv="~/env"))
+
+
+def test_without_its_venv_a_job_ends(tmp_path: Path) -> None:
+    (tmp_path / "job.sh").write_text(script(Slurm(venv=str(tmp_path / "none"))))
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "1"}
+    ended = subprocess.run(["bash", tmp_path / "job.sh"], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "slurm.venv is not there" in ended.stdout
 
 
 def test_directives_of_merging() -> None:
@@ -160,7 +168,8 @@ def test_directives_of_an_array() -> None:
 
 def test_surroundings() -> None:
     text = script(FULL)
-    assert "\nload openmpi/5\nload python\n. '/home/me/my venv'/bin/activate\nulimit -c 0\nexport A=1\nset -u\n" in text
+    assert "\nload openmpi/5\nload python\n. '/home/me/my venv'/bin/activate || " in text
+    assert "\nulimit -c 0\nexport A=1\nset -u\n" in text
     assert "\nxfelproc=(xfelproc)\nlauncher=(srun --kill-on-bad-exit=1 --mpi=pmix)\n" in text
     assert "--driver mpi --wait" in text
 

@@ -72,7 +72,8 @@ class ConsoleReporter:
         self._new += frames
         now = time.monotonic()
         rate = self._new / max(1e-9, now - self._begun)
-        text = f"{rate:.1f} frames/s, {rates(self._counts)}"
+        new = "" if self._new == self._done else f"of {self._new} new: "  # what was done before was not counted here
+        text = f"{rate:.1f} frames/s, {new}{rates(self._counts)}"
         if self._terminal and self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=text)
         elif now - self._said > LINE_EVERY or self._done == self._total:

@@ -305,5 +305,8 @@ def _quoted(text: str, log: Path) -> str:
 
 
 def _setup(settings: Slurm) -> list[str]:
-    lines = [f". {shlex.quote(str(Path(settings.venv).expanduser()))}/bin/activate"] if settings.venv else []
-    return lines + list(settings.setup)
+    if not settings.venv:
+        return list(settings.setup)
+    activate = f"{shlex.quote(str(Path(settings.venv).expanduser()))}/bin/activate"
+    # without it the job would go on with whatever xfelproc, or none, the node has
+    return [f'. {activate} || {{ echo "submit: slurm.venv is not there on $(hostname)"; exit 2; }}', *settings.setup]
