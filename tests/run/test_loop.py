@@ -258,6 +258,17 @@ def test_frame_that_never_returns() -> None:
     assert SHORTEST_TIMEOUT < script.clock.time < 1.2 * SHORTEST_TIMEOUT
 
 
+def test_node_of_a_fold_that_never_returns() -> None:
+    """It is one of a few, so that there is no median."""
+    script = Script(workers=2)
+    script.outcomes, script.at = {0: [None]}, [At(1, 0, -1, 0.0, 0.0)]
+    dispatch = script.dispatch(isolation=None)
+    dispatch.forget = script.at.clear
+    dispatch.run(range(2))
+    assert script.done == [1, 0]
+    assert 3600 < script.clock.time < 4000
+
+
 def test_first_frame_that_never_returns() -> None:
     """Before there is a median, a frame has its time."""
     script = Script(workers=1)

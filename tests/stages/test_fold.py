@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.stages.folds import Numbers, Sum
 from xfelproc.errors import ConfigError
-from xfelproc.io.nodes import node_path, read_node
+from xfelproc.io.nodes import Partial, node_path, read_node
 from xfelproc.stages.fold import FoldJob, Shards, combine_all, compute_node, cut_leaves, make_nodes
 
 sizes = st.lists(st.integers(0, 300), max_size=60)
@@ -64,6 +65,34 @@ def test_bytes_do_not_depend_on_order(
     assert partial["seen"].tolist() == values
     leaves = [Sum().accumulate(values[a:b]) for a, b in itertools.pairwise(offsets)]
     assert partial["total"] == combine_all(Sum(), leaves)["total"], "levels in a task change nothing"
+
+
+class Written:
+    """A fold that writes down what it does, and how much was alive at a time."""
+
+    lineage = ""
+
+    def __init__(self) -> None:
+        self.alive = self.most = 0
+
+    def accumulate(self, blocks: Iterable[int]) -> Partial:
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        return {"text": np.array(str(next(iter(blocks))))}
+
+    def combine(self, first: Partial, second: Partial) -> Partial:
+        self.alive -= 1
+        return {"text": np.array(f"({first['text']} {second['text']})")}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 11, 16, 37])
+def test_partials_are_combined_level_by_level_with_few_in_memory(n: int) -> None:
+    row = [str(i) for i in range(n)]
+    while len(row) > 1:
+        row = [f"({row[i]} {row[i + 1]})" for i in range(0, len(row) - 1, 2)] + row[len(row) - len(row) % 2 :]
+    fold = Written()
+    assert combine_all(fold, (fold.accumulate([i]) for i in range(n)))["text"] == row[0]
+    assert fold.most <= np.log2(n) + 2
 
 
 def test_node_of_equal_lineage_is_kept(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ SHORTEST_TIMEOUT = 600.0
 TIMEOUT_MEDIANS = 30.0
 """A unit may take this many times the median of the units done, and never less than `SHORTEST_TIMEOUT` seconds: a
 worker's first unit may have to compile every kernel, beside others that do. Before there is a median, a frame may take that."""
+LONGEST_BETWEEN = 3600.0
+"""Before there is a median, a worker may be so many seconds at no frame of its unit, or at a node of a fold."""
 FEW = 5
 """Units that make a median."""
 ATTEMPTS = 3
@@ -322,7 +324,8 @@ class Dispatch(Generic[T]):
         self._look_at = now + max(POLL, patience / 20)  # records are files: a worker's window of units waits without being late
         flying, wall = {flight.unit for flight in self.flying.values() if not flight.alone}, self.clock.wall()
         at_work = [a for a in self.activity() if a.unit in flying]
-        late = {a.unit: a.row for a in at_work if wall - a.since > limit or (a.row >= 0 and wall - a.at > patience)}
+        between = limit if limit < float("inf") else LONGEST_BETWEEN
+        late = {a.unit: a.row for a in at_work if wall - a.since > limit or wall - a.at > (patience if a.row >= 0 else between)}
         if late:
             self._broken(f"took more than {patience:.0f} s", late)
         elif not at_work and not self.driver.elastic and self._completed_at is not None and now - self._completed_at > patience:

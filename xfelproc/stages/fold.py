@@ -218,13 +218,21 @@ def make_nodes(job: FoldJob) -> Callable[[int, int, tuple[str, ...]], NodeTask]:
     return lambda level, node, children: NodeTask(payload, key, level, node, children)
 
 
-def combine_all(fold: Fold, partials: Sequence[Partial]) -> Partial:
-    """Return the combination of consecutive partials, two by two and level by level."""
-    row = list(partials)
-    while len(row) > 1:
-        pairs = [fold.combine(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
-        row = pairs + row[len(row) - len(row) % 2 :]
-    return row[0]
+def combine_all(fold: Fold, partials: Iterable[Partial]) -> Partial:
+    """Return the combination of consecutive partials, two by two and level by level.
+
+    They are taken one after the other: of n no more than log2(n) + 2 are in memory.
+    """
+    waiting: list[tuple[int, Partial]] = []  # with their levels, which fall
+    for partial in partials:
+        level, whole = 0, partial
+        while waiting and waiting[-1][0] == level:
+            whole, level = fold.combine(waiting.pop()[1], whole), level + 1
+        waiting.append((level, whole))
+    _, whole = waiting.pop()
+    while waiting:
+        whole = fold.combine(waiting.pop()[1], whole)
+    return whole
 
 
 def compute_node(task: NodeTask) -> NodeSummary:
@@ -278,16 +286,18 @@ def _inner(job: FoldJob, task: NodeTask) -> str:
     path = node_path(job.folder, task.level, task.node)
     if find_node(path, lineage) is not None:
         return lineage
+    write_node(path, lineage, combine_all(job.fold, _children(job, task)))
+    return lineage
+
+
+def _children(job: FoldJob, task: NodeTask) -> Iterator[Partial]:
     below, first = task.level - LEVELS_A_TASK, task.node << LEVELS_A_TASK
-    partials = []
     for offset, expected in enumerate(task.children):
         child = node_path(job.folder, below, first + offset)
         found, partial = read_node(child)
         if found != expected:
             raise RuntimeError(f"{child}: has changed while the fold {job.stage} was at work: is another run in this directory?")
-        partials.append(partial)
-    write_node(path, lineage, combine_all(job.fold, partials))
-    return lineage
+        yield partial
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from xfelproc.drivers import slurm
 from xfelproc.io.atomic import write_atomic
 from xfelproc.run.campaign import submitted
-from xfelproc.run.campaign.ledger import CampaignFolder, RunState, read_record
+from xfelproc.run.campaign.ledger import CampaignFolder, RunState, read_record, write_record
 from xfelproc.run.campaign.plan import CampaignRun
 from xfelproc.run.config import dump_config
 from xfelproc.run.signals import StopFlag
@@ -64,3 +64,15 @@ def test_runs_are_waited_for_while_the_controller_is_away(run: tuple[CampaignFol
     assert len((run[0].path / "asked").read_text().splitlines()) > 7
     assert len(said) == 1
     assert "Unable to contact slurm controller" in said[0]
+
+
+def test_a_run_that_was_done_here_since_is_not_judged_by_its_submission(
+    run: tuple[CampaignFolder, CampaignRun], squeue: Squeue
+) -> None:
+    squeue(FORGOTTEN)
+    write_record(run[0], "r1", {"stamp": "of another job", "exit_code": 0, "message": "", "ended": "end"})
+    submitted.reconcile(*run)
+    assert read_record(run[0], "r1")["stamp"] == "of another job"
+    slurm.add_record(run[0].run("r1"), [slurm.SubmittedJob("13", None, "process", "/script", "2")])
+    submitted.reconcile(*run)
+    assert read_record(run[0], "r1")["stamp"] != "of another job"

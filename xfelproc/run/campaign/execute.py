@@ -87,6 +87,7 @@ def run_here(
 def _one(folder: CampaignFolder, work: Work, retries: int, stop: StopFlag, options: Sequence[str]) -> RunState:
     """Run one command, again if it dies, and record how it ended."""
     config, name = work.run.config(), work.run.name
+    stamp = job_stamp(config)
     write_job(folder, name, config)
     attempts = 0
     while True:
@@ -99,7 +100,7 @@ def _one(folder: CampaignFolder, work: Work, retries: int, stop: StopFlag, optio
     record = end_of(folder, name, code, text)
     if code in ENDS:
         details = {"attempts": attempts, "seconds": round(time.time() - begun, 1)}
-        write_record(folder, name, {"stamp": job_stamp(config), **record, **details})
+        write_record(folder, name, {"stamp": stamp, **record, **details})
     state = state_of(folder, work.run)
     if code not in ENDS and not stop.raised:
         return RunState(name, "failed", f"it died {attempts} times (exit code {code}): see {folder.log(name)}")

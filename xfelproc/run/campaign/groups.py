@@ -11,6 +11,7 @@ from typing import Any
 
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import make_folder, write_atomic
+from xfelproc.io.inflight import clear_inflight
 from xfelproc.run.campaign.campaign import Campaign
 from xfelproc.run.campaign.ledger import CampaignFolder, RunState
 from xfelproc.run.campaign.plan import CampaignRun
@@ -108,6 +109,7 @@ def _merged(
         stack.enter_context(run_lock(directory.path))
         for path in (directory.gather, directory.merged):
             make_folder(path)
+        clear_inflight(directory.path)  # of a merging that was killed: they would be taken for workers that are late
         journal = Journal(directory.path)
         stack.callback(journal.close)
         execution = config.execution

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from xfelproc.drivers import slurm as queue
 from xfelproc.errors import ConfigError, DataError, RunDirectoryError
 from xfelproc.io.atomic import make_folder, write_atomic
+from xfelproc.io.manifest import State, file_state
 from xfelproc.run.campaign.plan import CampaignRun
 from xfelproc.run.config import JobConfig, dump_config, load_document
 from xfelproc.run.directory import RunDirectory, relevant
 from xfelproc.run.journal import read_journal
-from xfelproc.run.lineage import changed, digest, versions
+from xfelproc.run.lineage import changed, digest, file_identity, versions
 from xfelproc.run.lock import holder
 
 OWN_SECTIONS = ("execution", "slurm", "report")
@@ -80,9 +83,20 @@ class RunState:
 
 
 def job_stamp(config: JobConfig) -> str:
-    """Return the hash of what a run's results depend on."""
+    """Return the hash of what a run's results depend on: the job, and the files it names as they are now."""
     content = {k: v for k, v in config.resolved().items() if k not in OWN_SECTIONS}
-    return digest({"job": content, "unit_size": config.execution.unit_size, "versions": versions()})
+    given = config.input
+    others = [str(getattr(given, name) or "") for name in ("geometry", "mask", "dark", "gain")]
+    files = [_identity(name, file_state(name.partition(":")[0])) for name in others]
+    frames = [file_state(name) for name in given.files]
+    job = {"job": content, "unit_size": config.execution.unit_size, "versions": versions()}
+    return digest({**job, "files": files, "frames": frames})
+
+
+@lru_cache(maxsize=256)
+def _identity(name: str, state: State) -> str:
+    """Return `file_identity`, asked once for the many runs that share a file; another ``state`` asks again."""
+    return file_identity(name)
 
 
 def read_record(folder: CampaignFolder, name: str) -> dict[str, Any]:
@@ -95,8 +109,10 @@ def read_record(folder: CampaignFolder, name: str) -> dict[str, Any]:
 
 
 def write_record(folder: CampaignFolder, name: str, content: dict[str, Any]) -> None:
-    """Publish how an attempt ended."""
-    write_atomic(folder.record(name), json.dumps(content, indent=1).encode())
+    """Publish how an attempt ended, and which submission to SLURM, if any, came before it: what that says is old."""
+    jobs = queue.latest(queue.read_record(folder.run(name)))
+    submitted = {"submitted": jobs[-1].submitted} if jobs else {}
+    write_atomic(folder.record(name), json.dumps(content | submitted, indent=1).encode())
 
 
 def write_job(folder: CampaignFolder, name: str, config: JobConfig) -> None:

@@ -109,13 +109,12 @@ def reconcile(folder: CampaignFolder, run: CampaignRun) -> None:
     jobs = queue.latest(queue.read_record(path))
     if not submitted.is_file() or not jobs:
         return
+    if read_record(folder, run.name).get("submitted") == jobs[-1].submitted:
+        return
     try:
         stamp = job_stamp(load_config(submitted))
     except ConfigError:
         return  # it was submitted by another version, whose keys are unknown: its run is judged by its shards
-    known = read_record(folder, run.name)
-    if known.get("stamp") == stamp and known.get("submitted") == jobs[-1].submitted:
-        return
     begun, code = _end(path)
     if not begun and not all(state.answered for state in queue.states(jobs)):
         return  # it may still be waiting
@@ -125,4 +124,4 @@ def reconcile(folder: CampaignFolder, run: CampaignRun) -> None:
     text = "\n".join(output.read_text(errors="replace") for output in outputs if output.is_file())
     record = {"exit_code": code if begun else 2, "ended": "end" if begun else "refused"}
     message = last_words(text) if code or not begun else ""
-    write_record(folder, run.name, {"stamp": stamp, **record, "message": message, "submitted": jobs[-1].submitted})
+    write_record(folder, run.name, {"stamp": stamp, **record, "message": message})
