@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
+from xfelproc.errors import WorkersDieError
 from xfelproc.run import plan as planning
-from xfelproc.run.config import load_config
+from xfelproc.run.config import Execution, load_config
 from xfelproc.run.plan import make_plan
-from xfelproc.run.recipes import default_opener
+from xfelproc.run.recipes import _Crew, default_opener
 from xfelproc.stages.counting import Counted, CountTask
 
 GEOMETRY = """
@@ -63,3 +65,10 @@ def test_counted_by_workers_is_as_counted_here(tmp_path: Path, monkeypatch: pyte
     assert np.array_equal(together.manifest.offsets, alone.manifest.offsets)
     assert together.manifest.sources.errors == alone.manifest.sources.errors
     assert len(alone.manifest.sources.errors) == 2
+
+
+def test_a_file_that_ends_a_worker_is_told_of(tmp_path: Path) -> None:
+    crew = _Crew(Execution(driver="pool", workers=1), tmp_path)
+    with pytest.raises(WorkersDieError, match="a worker died while it counted the frames"):
+        crew.map(os._exit, [1])
+    crew.close()

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,12 +15,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from xfelproc.drivers.base import Driver
+from xfelproc.drivers.base import Driver, WorkerLost
 from xfelproc.drivers.dask import DaskDriver
 from xfelproc.drivers.inline import InlineDriver
 from xfelproc.drivers.mpi import MPIDriver
 from xfelproc.drivers.pool import PoolDriver
-from xfelproc.errors import ConfigError, XfelprocError
+from xfelproc.errors import ConfigError, WorkersDieError, XfelprocError
 from xfelproc.io.atomic import sweep_temporaries
 from xfelproc.io.inflight import clear_inflight
 from xfelproc.run.config import Execution, JobConfig
@@ -103,8 +104,21 @@ class _Crew:
         return self._driver
 
     def map(self, function: Callable[[A], B], tasks: Sequence[A]) -> Iterable[B]:
-        """Have workers call a function, in order."""
-        return self.driver().executor().map(function, tasks)
+        """Have workers call a function, in order.
+
+        Raises
+        ------
+        WorkersDieError
+            If a worker dies of it.
+        """
+        try:
+            return list(self.driver().executor().map(function, tasks))
+        except (BrokenExecutor, WorkerLost) as error:
+            self.driver().discard()
+            raise WorkersDieError(
+                "a worker died while it counted the frames of very many files: a damaged one may end the HDF5 library ('xfelproc "
+                "inspect FILE' on parts of them tells which), or there is not enough memory"
+            ) from error
 
     def close(self) -> None:
         """Let the workers go, if there are any."""
