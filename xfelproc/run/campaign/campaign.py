@@ -101,7 +101,12 @@ def process(
     """
     settings = campaign.settings
     if settings.where == "here":
-        run_here(campaign.folder, works, settings.parallel, settings.retries, stop, on_end, options)
+        taken = {work.run.name for work in works}
+        states = zip(campaign.runs, campaign.states(), strict=True)
+        held = [Work(run, False, held=True) for run, state in states if state.state == "active" and run.name not in taken]
+        for work in held:
+            say(f"{work.run.name}: at work already: it is waited for, after the others")
+        run_here(campaign.folder, [*works, *held], settings.parallel, settings.retries, stop, on_end, options)
         return
     queued = in_queue(campaign.folder, campaign.runs)
     waiting = [run for run in campaign.runs if run.name in queued]

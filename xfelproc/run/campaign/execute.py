@@ -21,6 +21,7 @@ ENDS = (0, 1, 2)
 """Exit codes of runs that ended by themselves; any other one is a death or an interrupt."""
 POLL = 0.2
 STOP_SECONDS = 60.0
+HELD_SECONDS = 7 * 86400
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Work:
 
     run: CampaignRun
     restart: bool
+    held: bool = False
+    """Another command is at work there, such as one that outlived a killed campaign: it is waited for."""
 
 
 def to_do(runs: Sequence[CampaignRun], states: Sequence[RunState], retry: bool) -> list[Work]:
@@ -51,6 +54,8 @@ def command(folder: CampaignFolder, work: Work, options: Sequence[str]) -> list[
     """Return the command line of a run."""
     name = work.run.name
     line = [sys.executable, "-m", "xfelproc", "run", str(folder.job(name)), "--output", str(folder.run(name)), *options]
+    if work.held:
+        line += ["--wait", str(HELD_SECONDS)]
     return [*line, "--restart"] if work.restart else line
 
 
