@@ -1,31 +1,23 @@
-"""The command ``campaign``; whole campaigns are in tests/integration/test_campaign.py."""
+"""What the command campaign says before it begins."""
 
 from __future__ import annotations
 
-import os
-import signal
-from pathlib import Path
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from xfelproc.cli import campaign
-from xfelproc.run.signals import Interrupted, StopFlag
+from xfelproc.cli.campaign import announce
+from xfelproc.run.campaign.ledger import RunState
 
 
-def test_the_first_interrupt_is_for_the_runs_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are in sessions of their own: if they are not told, they are waited for to their end."""
-    raised: list[int] = []
-
-    def process(given: Any, works: Any, stop: StopFlag, *more: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        raised.append(stop.raised)
-        raise Interrupted(stop.raised)
-
-    empty = SimpleNamespace(name="", runs=(), states=lambda: [])
-    monkeypatch.setattr(campaign.Campaign, "load", lambda path: empty)
-    monkeypatch.setattr(campaign, "process", process)
-    with pytest.raises(Interrupted):
-        campaign.campaign_command(Path("archive.toml"), False, False, False, False, ())
-    assert raised == [signal.SIGINT]
+def test_runs_that_need_merging_alone_are_told() -> None:
+    states = [
+        RunState("r1", "partial", frames=8, counts=Counter(BLANK=3, INTEGRATED=4, FAILED=1, LATTICES=5)),
+        RunState("r2", "partial", frames=8, counts=Counter(BLANK=3, INTEGRATED=4, LATTICES=4)),
+        RunState("r3", "partial"),
+    ]
+    assert [state.merging_left for state in states] == [True, False, False]
+    said: list[str] = []
+    campaign: Any = SimpleNamespace(name="archive")
+    announce(campaign, states, [], said.append)
+    assert said == ["archive: 3 runs (3 partial), 0 to do", "r1: its frames are done: merging alone is left"]

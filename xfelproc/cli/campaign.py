@@ -35,8 +35,10 @@ def campaign_command(path: Path, plan: bool, show: bool, retry: bool, as_json: b
         return 0
     works = to_do(campaign.runs, states, retry)
     announce(campaign, states, works, say)
-    if works:
-        tell_cost(campaign, works, say)
+    merging = {state.name for state in states if state.merging_left}
+    frames_left = [work for work in works if work.run.name not in merging]
+    if frames_left:
+        tell_cost(campaign, frames_left, say)
     if plan:
         return 0
     campaign.folder.create()
@@ -64,6 +66,8 @@ def announce(campaign: Campaign, states: Sequence[RunState], works: Sequence[Wor
     for state in states:
         if state.state in ("failed", "changed", "active"):
             say(line_of(state))
+        if state.merging_left:
+            say(f"{state.name}: its frames are done: merging alone is left")
 
 
 def tell_cost(campaign: Campaign, works: Sequence[Work], say: Say) -> None:

@@ -13,6 +13,7 @@ from xfelproc.drivers import slurm as queue
 from xfelproc.errors import ConfigError, DataError, RunDirectoryError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.manifest import State, file_state
+from xfelproc.models.conventions import FrameStatus
 from xfelproc.run.campaign.plan import CampaignRun
 from xfelproc.run.config import JobConfig, dump_config, load_document
 from xfelproc.run.directory import RunDirectory, relevant
@@ -80,6 +81,12 @@ class RunState:
     """CPU time of its frames."""
     restart: bool = False
     """Its results are of other parameters and must be made again."""
+
+    @property
+    def merging_left(self) -> bool:
+        """All its frames are done, but not merged as its job says."""
+        done = sum(self.counts[status.name] for status in FrameStatus)
+        return self.state == "partial" and 0 < self.frames <= done
 
 
 def job_stamp(config: JobConfig) -> str:
@@ -162,6 +169,8 @@ def _measured(directory: RunDirectory, state: RunState) -> RunState:
     counts: Counter[str] = Counter()
     seconds, units = 0.0, set[int]()
     for event in read_journal(directory.path):
+        if event["event"] == "restart":  # what was told before is of results that were discarded
+            counts, seconds, units = Counter(), 0.0, set()
         if event["event"] == "unit" and event.get("stage") == "process" and event["unit"] not in units:
             units.add(event["unit"])
             counts.update(event["counts"])
