@@ -75,6 +75,7 @@ def estimate(folder: Path, runs: Sequence[CampaignRun], frames: Mapping[str, int
             problems[run.name] = str(error)
         finally:
             shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return Estimate(seconds, sum(frames[run.name] for run in known), problems)
 
 
