@@ -48,6 +48,7 @@ unit_size = 4
 mpi = "none"
 tasks_per_node = 1
 merge_job = false
+cache_folder = "none"
 time = "20"
 [report]
 enabled = false

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,21 @@ def test_a_second_call_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     warming.warm_cache(None, None)
     warming.warm_cache(None, None)
     assert len(calls) == 4
+
+
+def test_of_two_at_once_one_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def compile_slowly(*arguments: object) -> None:
+        time.sleep(0.3)
+        calls.append(arguments)
+
+    monkeypatch.setattr(warming, "_simulated_run", compile_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        said = sorted(threads.map(lambda _: warming.warm_cache(None, tmp_path), range(2)))
+    assert len(calls) == 1
+    assert "compiled the kernels" in said[0]
+    assert "compiled already" in said[1]
 
 
 @pytest.mark.slow

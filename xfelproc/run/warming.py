@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import tempfile
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from xfelproc import kernels
 from xfelproc.errors import DataError
-from xfelproc.io.atomic import write_atomic
+from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.sources.files import expand_inputs
 from xfelproc.run.config import JobConfig, load_document, make_config
 from xfelproc.run.lineage import digest, instruction_set, versions
@@ -47,16 +48,24 @@ def warm_cache(config: JobConfig | None, folder: Path | None) -> str:
     folder
         Where numba keeps compiled kernels, if that was said. A second call for the same finds a stamp there and does nothing.
     """
-    begun = time.monotonic()
-    if folder is not None:
-        stamp = folder / f"warm-{_identity(config)[:16]}"
+    if folder is None:
+        return _compile(config)
+    make_folder(folder)
+    stamp = folder / f"warm-{_identity(config)[:16]}"
+    with (folder / "warm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tasks of an array begin together on a node: one compiles, the others wait for it
         if stamp.exists():
             return f"the kernels in {folder} are compiled already"
+        said = _compile(config)
+        write_atomic(stamp, b"")
+    return said
+
+
+def _compile(config: JobConfig | None) -> str:
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="xfelproc-warm-") as scratch:
         _simulated_run(config, Path(scratch))
     note = "" if config is None else _own_frame(config)
-    if folder is not None:
-        write_atomic(stamp, b"")
     return f"compiled the kernels in {time.monotonic() - begun:.0f} s{note}"
 
 
