@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.conftest import ROOT, environment, experiment, undisturbed, xfelproc
 from xfelproc.io.sources import SourceSettings, open_source
+from xfelproc.run.campaign.settings import load_campaign
 from xfelproc.run.config import load_config
 
 __all__ = ["experiment", "undisturbed"]
@@ -41,9 +42,18 @@ def test_init_check(tmp_path: Path, experiment: Path) -> None:
     assert "24 frames in 3 work units" in result.output
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.toml")), ids=lambda path: path.name)
+CAMPAIGN = ROOT / "jobs" / "archive.toml"
+
+
+@pytest.mark.parametrize("path", sorted({*(ROOT / "jobs").glob("*.toml")} - {CAMPAIGN}), ids=lambda path: path.name)
 def test_jobs_to_copy_are_valid(path: Path) -> None:
     load_config(path)
+
+
+def test_campaign_to_copy_is_valid() -> None:
+    settings = load_campaign(CAMPAIGN)
+    assert settings.base is not None
+    assert settings.base.is_file()
 
 
 def test_status(undisturbed: Path, tmp_path: Path) -> None:

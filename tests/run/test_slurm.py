@@ -170,7 +170,7 @@ def test_surroundings() -> None:
     text = script(FULL)
     assert "\nload openmpi/5\nload python\n. '/home/me/my venv'/bin/activate || " in text
     assert "\nulimit -c 0\nexport A=1\nset -u\n" in text
-    assert "\nxfelproc=(xfelproc)\nlauncher=(srun --kill-on-bad-exit=1 --mpi=pmix)\n" in text
+    assert "\nxfelproc=(xfelproc)\nlauncher=(srun --mpi=pmix)\n" in text
     assert "--driver mpi --wait" in text
 
 
@@ -181,7 +181,7 @@ def test_surroundings() -> None:
         ("mpiexec", 'mpiexec -n "$SLURM_NTASKS"', "--driver mpi"),
         ("/opt/mpi/bin/mpirun --bind-to core", '/opt/mpi/bin/mpirun --bind-to core -n "$SLURM_NTASKS"', "--driver mpi"),
         ("mpiexec -n 3", "mpiexec -n 3", "--driver mpi"),
-        ("srun --mpi=pmi2", "srun --kill-on-bad-exit=1 --mpi=pmi2", "--driver mpi"),
+        ("srun --mpi=pmi2", "srun --mpi=pmi2", "--driver mpi"),
     ],
 )
 def test_launchers(mpi: str, launcher: str, driver: str) -> None:

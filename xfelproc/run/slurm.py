@@ -254,11 +254,7 @@ def _lines(paths: Iterable[Path]) -> str:
 def _launcher(text: str) -> str:
     """Return the launcher's words; those of an MPI are told the number of ranks, which srun knows."""
     words = shlex.split(text)
-    if Path(words[0]).name == "srun":
-        told = any(word.startswith(("-K", "--kill-on-bad-exit")) for word in words)
-        # a step whose rank died must end, so that the script can start it again
-        return shlex.join(words if told else [words[0], "--kill-on-bad-exit=1", *words[1:]])
-    counted = {"-n", "-np", "--np"} & set(words)
+    counted = {"-n", "-np", "--np"} & set(words) or Path(words[0]).name == "srun"
     return shlex.join(words) + ("" if counted else ' -n "$SLURM_NTASKS"')
 
 
