@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from xfelproc.io.manifest import SourceTable
 from xfelproc.models import tables
-from xfelproc.models.conventions import FrameStatus, MaskBit, ReflectionFlag, SpotFlag
+from xfelproc.models.conventions import FrameStatus, MaskBit, PixelMask, ReflectionFlag, SpotFlag
 from xfelproc.run import toml
 from xfelproc.run.campaign.settings import CampaignSettings, Rule, Runs
 from xfelproc.run.config import config_class
@@ -150,7 +150,7 @@ def table_columns() -> str:
             shape = f" ({', '.join(map(str, column.shape))})" if column.shape else ""
             lines.append(f"| `{column.name}` | {column.dtype}{shape} | {column.unit} | {_cell(column.doc)} |")
         lines.append("")
-    for flags in (FrameStatus, MaskBit, SpotFlag, ReflectionFlag):
+    for flags in (FrameStatus, MaskBit, PixelMask, SpotFlag, ReflectionFlag):
         lines += [f"## {flags.__name__}", "", _doc(flags), "", "| name | value |", "|---|---|"]
         lines += [f"| `{member.name}` | {member.value} |" for member in flags]
         lines.append("")

@@ -30,6 +30,11 @@ def wavelength_of(energy_ev: float) -> float:
     return HC / energy_ev
 
 
+def energy_of(wavelength: float) -> float:
+    """Return the energy in eV of a photon of the given wavelength in Å."""
+    return HC / wavelength
+
+
 class MaskBit(IntFlag):
     """Why a pixel is not used; 0 is a good pixel."""
 
@@ -41,6 +46,43 @@ class MaskBit(IntFlag):
     RESOLUTION = 32  # outside the resolution limits, ice ring, shadow
     CALIBRATION = 64  # dark or gain unusable
     PADDING = 128  # not a pixel: fills a panel smaller than the stack
+
+
+class PixelMask(IntFlag):
+    """Why a pixel is not used, in files (uint32); 0 is a good pixel.
+
+    Bits 0 to 8 and 31 mean what they mean in NXmx's ``pixel_mask``, which leaves the others undefined; those from 16 are ours.
+    """
+
+    GAP = 1 << 0  # no sensor there
+    DEAD = 1 << 1  # does not respond
+    COLD = 1 << 2  # responds less than others, or its dark level is far below theirs
+    HOT = 1 << 3  # responds more than others, or its dark level is far above theirs
+    NOISY = 1 << 4  # scatters more than others
+    CLUSTER = 1 << 6  # among many bad pixels
+    USER = 1 << 8  # the user's or the facility's mask
+    STUCK = 1 << 16  # always reads the same value, or the same gain stage
+    NO_GAIN = 1 << 17  # no usable pedestal or gain (in the stage it is in)
+    SHADOW = 1 << 18  # behind the beam stop, or shadowed
+    EDGE = 1 << 19  # panel edge
+    RESOLUTION = 1 << 20  # outside the resolution limits
+    ICE = 1 << 21  # ice ring
+    DEVIANT = 1 << 22  # standard deviation or maximum of a run is unlike those of others
+    SATURATED = 1 << 23  # of one frame: above what can be measured
+    NO_VALUE = 1 << 24  # of one frame: no measurement (NaN, marked value, impossible stage, below the trusted range)
+    VIRTUAL = 1 << 31  # interpolated, not read out
+
+
+UNCALIBRATED = PixelMask.DEAD | PixelMask.COLD | PixelMask.HOT | PixelMask.NOISY | PixelMask.STUCK | PixelMask.NO_GAIN
+"""Reasons of `PixelMask` that become MaskBit.CALIBRATION; the others become MaskBit.BAD."""
+
+
+def mask_bits(reasons: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """Return MaskBit of an array of PixelMask."""
+    uncalibrated = np.uint32(UNCALIBRATED)
+    bits = np.where(reasons & uncalibrated, np.uint8(MaskBit.CALIBRATION), np.uint8(0))
+    bits |= np.where(reasons & ~uncalibrated, np.uint8(MaskBit.BAD), np.uint8(0))
+    return bits
 
 
 class SpotFlag(IntFlag):
