@@ -13,7 +13,7 @@ def test_single_panel_meets_the_beam_where_it_says() -> None:
     np.testing.assert_allclose(corner + (50 + 3.0) * step_f + (30 - 2.0) * step_s, (0, 0, -50.0), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["tiles", "cspad"])
+@pytest.mark.parametrize("name", ["tiles", "cspad", "jungfrau"])
 def test_panels_do_not_overlap(name: str) -> None:
     settings = DetectorSettings(layout=name, size=(50, 40), pixel_size=0.11)  # type: ignore[arg-type]
     layout = make_layout(settings)
@@ -28,7 +28,7 @@ def test_panels_do_not_overlap(name: str) -> None:
     assert canvas.sum() > 0.9 * sum(p.image_size[0] * p.image_size[1] for p in layout.detector.panels)
 
 
-@pytest.mark.parametrize("name", ["single", "tiles", "cspad"])
+@pytest.mark.parametrize("name", ["single", "tiles", "cspad", "jungfrau"])
 def test_assemble_puts_each_panel_in_its_slot(name: str) -> None:
     layout = make_layout(DetectorSettings(layout=name, size=(40, 30)))  # type: ignore[arg-type]
     stack = (
@@ -39,3 +39,14 @@ def test_assemble_puts_each_panel_in_its_slot(name: str) -> None:
     assert stored.min() == 1
     for number, (fast, slow) in enumerate(layout.slots):
         assert stored[slow, fast] == number + 1
+
+
+def test_hierarchies() -> None:
+    for name, counts in (("cspad", (4, 8, 2)), ("jungfrau", (4, 2))):
+        tree = make_layout(DetectorSettings(layout=name, size=(40, 30))).detector.hierarchy  # type: ignore[arg-type]
+        assert tree is not None
+        level = [tree]
+        for count in counts:
+            assert all(len(group.children) == count for group in level)
+            level = [child for group in level for child in group.children if not isinstance(child, int)]
+        assert sorted(tree.panels()) == list(range(int(np.prod(counts))))

@@ -208,8 +208,14 @@ def simulate(
     ),
     frames: Annotated[int | None, typer.Option("--frames", "-n", min=1, help="number of frames (default: the preset's)")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="another seed gives other crystals and frames")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="another setting, for example hit_fraction=0 or raw.darks=20; may be repeated"
+        ),
+    ] = None,
 ) -> None:
     """Simulate frames whose truth is known, with a job file that processes them."""
     from xfelproc.cli.simulate import simulate as run_simulation
 
-    run_simulation(name, output, frames, seed)
+    run_simulation(name, output, frames, seed, changes)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from xfelproc.models.experiment import Detector, Panel, as_vector
+from xfelproc.models.experiment import Detector, DetectorGroup, Panel, as_vector
 from xfelproc.simulation.settings import DetectorSettings
 
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ def make_layout(settings: DetectorSettings) -> Layout:
         n_fast, n_slow = settings.size
         corner = (-0.5 * n_fast, -0.5 * n_slow)
         return Layout(Detector((_panel(settings, "p0", settings.size, corner, 0.0, 0.0),)), ((0, 0),), (n_slow, n_fast))
-    return _tiles(settings) if settings.layout == "tiles" else _cspad(settings)
+    return {"tiles": _tiles, "cspad": _cspad, "jungfrau": _jungfrau}[settings.layout](settings)
 
 
 def _panel(
@@ -111,7 +111,44 @@ def _cspad(settings: DetectorSettings) -> Layout:
                 at = (float(corner[0]), float(corner[1]))
                 panels.append(_panel(settings, name, _ASIC, at, turn + error + 90.0 * quadrant, 0.0))
                 slots.append((quadrant * 2 * n_fast + asic * n_fast, sensor * n_slow))
-    return Layout(Detector(tuple(panels)), tuple(slots), (8 * n_slow, 8 * n_fast))
+    quadrants = [[(f"q{q}s{s}", [16 * q + 2 * s, 16 * q + 2 * s + 1]) for s in range(8)] for q in range(4)]
+    tree = tuple(_group(f"q{q}", tuple(_group(name, tuple(m), panels) for name, m in quadrants[q]), panels) for q in range(4))
+    return Layout(Detector(tuple(panels), _group("detector", tree, panels)), tuple(slots), (8 * n_slow, 8 * n_fast))
+
+
+def _jungfrau(settings: DetectorSettings) -> Layout:
+    """Four quadrants of two modules each around a square hole; modules of a quadrant are 36 pixels apart, quadrants 8."""
+    n_fast, n_slow = settings.size
+    height, hole, gap = 2 * n_slow + 36, 16, 8
+    corners = (
+        (hole - n_fast, -hole - height),
+        (hole + gap, hole - height),
+        (-hole, hole + gap),
+        (-hole - gap - n_fast, gap - hole),
+    )
+    panels: list[Panel] = []
+    slots: list[tuple[int, int]] = []
+    for quadrant, (right, down) in enumerate(corners):
+        for module in range(2):
+            corner = (float(right), float(down + module * (n_slow + 36)))
+            panels.append(_panel(settings, f"q{quadrant}m{module}", settings.size, corner, 0.0, 0.0))
+            slots.append((0, (2 * quadrant + module) * n_slow))
+    tree = tuple(_group(f"q{q}", (2 * q, 2 * q + 1), panels) for q in range(4))
+    return Layout(Detector(tuple(panels), _group("detector", tree, panels)), tuple(slots), (8 * n_slow, n_fast))
+
+
+def _group(name: str, children: tuple[DetectorGroup | int, ...], panels: list[Panel]) -> DetectorGroup:
+    """Return a part of the detector whose frame is at the mean of its panels' middles, along the laboratory's axes."""
+    group = DetectorGroup(name, children)
+    return DetectorGroup(name, children, origin=as_vector(np.mean([middle(panels[i]) for i in group.panels()], axis=0)))
+
+
+def middle(panel: Panel) -> Floats:
+    """Return the middle of a panel, mm."""
+    half = 0.5 * np.multiply(panel.image_size, panel.pixel_size)
+    return np.asarray(
+        panel.origin + half[0] * np.asarray(panel.fast_axis) + half[1] * np.asarray(panel.slow_axis), dtype=np.float64
+    )
 
 
 def _turn(point: Floats, degrees: float) -> Floats:

@@ -87,6 +87,12 @@ class Simulator:
 
     def frame(self, index: int) -> tuple[NDArray[np.uint16], Shot]:
         """Return counts (panel, slow, fast) and truth of frame ``index``; dead pixels have the value 65535."""
+        counts, shot = self.photons(index)
+        counts[self.dead] = _DEAD_VALUE
+        return counts, shot
+
+    def photons(self, index: int) -> tuple[NDArray[np.uint16], Shot]:
+        """Return what `frame` does, with the photons in dead pixels as well."""
         rng = np.random.default_rng([self.settings.seed, 3, index])
         settings = self.settings
         wavelength = settings.beam.wavelength * (1.0 + settings.beam.jitter * float(rng.standard_normal()))
@@ -98,14 +104,18 @@ class Simulator:
         false_peaks = self._add_false_peaks(image, rng)
         self._add_ice_spots(image, wavelength, rng)
         self._add_background(image, wavelength, rng)
-        return self.count(image, rng), Shot(wavelength, tuple(crystals), false_peaks)
+        return self._draw(image, rng), Shot(wavelength, tuple(crystals), false_peaks)
 
     def count(self, mean: Images, rng: np.random.Generator) -> NDArray[np.uint16]:
         """Return Poisson counts of a mean image, saturated and with the dead pixels marked."""
+        counts = self._draw(mean, rng)
+        counts[self.dead] = _DEAD_VALUE
+        return counts
+
+    def _draw(self, mean: Images, rng: np.random.Generator) -> NDArray[np.uint16]:
         counts = np.empty(mean.shape, dtype=np.uint16)
         state = rng.integers(0, 2**63, size=1, dtype=np.uint64)
         kernels.count_photons(mean, state, self.settings.detector.saturation, counts)
-        counts[self.dead] = _DEAD_VALUE
         return counts
 
     def bragg(self, crystals: list[SimulatedCrystal], wavelength: float, rng: np.random.Generator) -> Images:

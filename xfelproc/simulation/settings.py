@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xfelproc.errors import ConfigError
 from xfelproc.models.parameters import Parameters
+from xfelproc.simulation.raw_settings import CSPAD, JUNGFRAU, RawSettings
 
 
 class CrystalSettings(Parameters):
@@ -66,13 +67,15 @@ class DetectorSettings(Parameters):
     """The detector and how it is recorded."""
 
     layout: Annotated[
-        Literal["single", "tiles", "cspad"],
-        Field(description="one panel; 2 x 4 slightly misplaced tiles; 64 ASICs of 194 x 185 pixels in four quadrants"),
+        Literal["single", "tiles", "cspad", "jungfrau"],
+        Field(
+            description="one panel; 2 x 4 slightly misplaced tiles; 64 ASICs of 194 x 185 pixels in four quadrants; 8 modules in"
+            " four quadrants"
+        ),
     ] = "single"
-    size: Annotated[tuple[int, int], Field(description="pixels (fast, slow) of the panel, or of each tile; cspad: not used")] = (
-        1000,
-        1000,
-    )
+    size: Annotated[
+        tuple[int, int], Field(description="pixels (fast, slow) of the panel, or of each tile or module; cspad: not used")
+    ] = (1000, 1000)
     pixel_size: Annotated[float, Field(gt=0.001, lt=5, description="edge of a pixel, mm")] = 0.15
     distance: Annotated[float, Field(gt=1, description="distance from crystal to detector, mm")] = 120.0
     beam_offset: Annotated[
@@ -88,6 +91,27 @@ class DetectorSettings(Parameters):
         if min(self.size) < 16 or max(self.size) > 20000:
             raise ValueError(f"size = {self.size}: a panel has 16 to 20000 pixels in each direction")
         return self
+
+
+class Displacement(Parameters):
+    """How far the recorded places of a level's parts are from the true ones: the root mean square over the parts of each number."""
+
+    in_plane: Annotated[float, Field(ge=0, lt=100, description="along fast and along slow each, pixels")] = 0.0
+    out_of_plane: Annotated[float, Field(ge=0, lt=100, description="along the normal, pixels")] = 0.0
+    rotation: Annotated[float, Field(ge=0, lt=10, description="about the normal through the part's middle, degrees")] = 0.0
+    tilt: Annotated[float, Field(ge=0, lt=10, description="about fast and about slow each, degrees")] = 0.0
+
+
+class GeometryErrorSettings(Parameters):
+    """What is wrong with the recorded geometry; the true one is the layout's."""
+
+    quadrants: Annotated[Displacement, Field(description="parts of the first level below the detector")] = Displacement()
+    sensors: Annotated[Displacement, Field(description="parts of the second level")] = Displacement()
+    panels: Annotated[Displacement, Field(description="each panel by itself")] = Displacement()
+    centre: Annotated[
+        tuple[float, float], Field(description="of the whole detector, to the right and down as seen along the beam, pixels")
+    ] = (0.0, 0.0)
+    distance: Annotated[float, Field(gt=-500, lt=500, description="recorded distance less the true one, mm")] = 0.0
 
 
 class SimulationSettings(Parameters):
@@ -118,8 +142,14 @@ class SimulationSettings(Parameters):
     crystal: CrystalSettings = CrystalSettings()
     beam: BeamSettings = BeamSettings()
     detector: DetectorSettings = DetectorSettings()
+    geometry_error: GeometryErrorSettings = GeometryErrorSettings()
+    raw: Annotated[
+        RawSettings | None, Field(description="what the electronics make of the photons; None: frames are photons already")
+    ] = None
 
 
+_CSPAD = {"layout": "cspad", "pixel_size": 0.11, "distance": 110.0}
+_JUNGFRAU = {"layout": "jungfrau", "size": (1024, 512), "pixel_size": 0.075, "distance": 90.0, "beam_offset": (0.0, 0.0)}
 _LARGE = {"size": (2000, 2000), "pixel_size": 0.075, "distance": 92.5}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -135,7 +165,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     "no_cell": {"hit_fraction": 1.0, "give_cell": False, "frames": 50},
     "blank": {"hit_fraction": 0.0, "frames": 20},
     "tiles": {"hit_fraction": 1.0, "detector": {"layout": "tiles", "size": (480, 230)}, "frames": 20},
-    "cspad": {"hit_fraction": 1.0, "detector": {"layout": "cspad", "pixel_size": 0.11, "distance": 110.0}, "frames": 20},
+    "cspad": {"hit_fraction": 1.0, "detector": _CSPAD, "frames": 20},
+    "metrology": {
+        "hit_fraction": 1.0,
+        "frames": 300,
+        "photons": 600.0,
+        "detector": _CSPAD,
+        "geometry_error": {
+            "panels": {"in_plane": 0.8, "out_of_plane": 0.5, "rotation": 0.1, "tilt": 0.1},
+            "centre": (0.9, -0.6),
+            "distance": 0.3,
+        },
+    },
+    "raw_cspad": {"detector": _CSPAD, "frames": 20, "raw": CSPAD},
+    "raw_jungfrau": {"detector": _JUNGFRAU, "frames": 20, "raw": JUNGFRAU},
     "large": {"detector": _LARGE, "crystal": {"d_min": 1.8}, "frames": 60},
 }
 """What each named experiment changes of the defaults; the figures that accuracy is judged by are measured on these."""

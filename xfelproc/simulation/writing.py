@@ -1,4 +1,4 @@
-"""Files of a simulated experiment: frames with an NXmx description, CrystFEL geometry and cell, truth, and a job."""
+"""Files of a simulated experiment: frames with an NXmx description, CrystFEL geometry and cell, gain, and a job."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.models.conventions import FLIP_XZ, HC
-from xfelproc.simulation.crystal import Intensities
+from xfelproc.models.experiment import DetectorGroup
 from xfelproc.simulation.layout import Layout
-from xfelproc.simulation.scene import Shot
+from xfelproc.simulation.raw import Electronics
 from xfelproc.simulation.settings import SimulationSettings
 
 _MASK_PATH = "/entry/instrument/detector/pixel_mask"
@@ -22,9 +22,12 @@ _ENERGY_PATH = "/entry/instrument/beam/photon_energy"
 
 
 class FrameWriter:
-    """Writes frames one by one to an HDF5 file that describes itself as NXmx; close it to complete the description."""
+    """Writes ``n_frames`` frames one by one to an HDF5 file that describes itself as NXmx; close it to complete the description.
 
-    def __init__(self, path: Path, settings: SimulationSettings, layout: Layout, dead: NDArray[np.bool_]) -> None:
+    ``bad`` are the pixels (panel, slow, fast) that its mask calls dead.
+    """
+
+    def __init__(self, path: Path, settings: SimulationSettings, layout: Layout, bad: NDArray[np.bool_], n_frames: int) -> None:
         self._file = h5py.File(path, "w", libver="v110")
         self._settings = settings
         self._wavelengths: list[float] = []
@@ -35,19 +38,25 @@ class FrameWriter:
         data.attrs["signal"] = "data"
         self._data = data.create_dataset(
             "data",
-            (settings.frames, *shape),
+            (n_frames, *shape),
             dtype=np.uint16,
             chunks=(1, *shape),
             **hdf5plugin.Bitshuffle(cname="lz4"),
         )
         _describe(entry, settings, layout)
-        stored = layout.assemble(np.where(dead, 2, 0).astype(np.uint16)).astype(np.uint32)
+        stored = layout.assemble(np.where(bad, 2, 0).astype(np.uint16)).astype(np.uint32)
         entry["instrument/detector"].create_dataset("pixel_mask", data=stored, compression="gzip")
 
     def write(self, stored: NDArray[np.uint16], wavelength: float) -> None:
         """Append a frame (slow, fast)."""
         self._data[len(self._wavelengths)] = stored
         self._wavelengths.append(wavelength)
+
+    def __enter__(self) -> FrameWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Write what is known of each frame, and close."""
@@ -81,22 +90,52 @@ def _describe(entry: h5py.Group, settings: SimulationSettings, layout: Layout) -
     detector = _group(instrument, "detector", "NXdetector")
     detector["description"] = "simulated pixel detector"
     detector["type"] = "PIXEL"
-    detector["saturation_value"] = settings.detector.saturation - 1
+    detector["saturation_value"] = _largest(settings)
     detector["underload_value"] = 0
     detector["bit_depth_readout"] = 16
     detector["depends_on"] = "/entry/instrument/detector/transformations/distance"
     moves = _group(detector, "transformations", "NXtransformations")
     move = moves.create_dataset("distance", data=settings.detector.distance)
     move.attrs.update(transformation_type="translation", vector=(0.0, 0.0, 1.0), depends_on=".", units="mm")
-    for panel, (fast0, slow0) in zip(layout.detector.panels, layout.slots, strict=True):
+    above = _describe_tree(moves, layout.detector.hierarchy, settings.detector.distance, len(layout.slots))
+    for panel, (fast0, slow0), (parent, place) in zip(layout.detector.panels, layout.slots, above, strict=True):
         module = _group(detector, f"module_{panel.name}" if len(layout.slots) > 1 else "module", "NXdetector_module")
         module["data_origin"] = (slow0, fast0)
         module["data_size"] = (panel.image_size[1], panel.image_size[0])
-        offset = FLIP_XZ @ panel.origin - np.array([0.0, 0.0, settings.detector.distance])
-        _vector(module, "module_offset", offset, detector["depends_on"][()].decode())
+        _vector(module, "module_offset", FLIP_XZ @ panel.origin - place, parent)
         where = f"{module.name}/module_offset"
         _vector(module, "fast_pixel_direction", FLIP_XZ @ panel.fast_axis * panel.pixel_size[0], where)
         _vector(module, "slow_pixel_direction", FLIP_XZ @ panel.slow_axis * panel.pixel_size[1], where)
+
+
+def _largest(settings: SimulationSettings) -> int:
+    """Return the largest value that is a measurement; where bits tell the stage, no value is too large as such."""
+    raw = settings.raw
+    if raw is None:
+        return settings.detector.saturation - 1
+    return 65535 if len(raw.stages) > 1 else (1 << raw.bits) - 2
+
+
+def _describe_tree(
+    moves: h5py.Group, tree: DetectorGroup | None, distance: float, n_panels: int
+) -> list[tuple[str, NDArray[np.float64]]]:
+    """Write a translation for each part of the detector; return, for each panel, the one it hangs on and where that is."""
+    start = (f"{moves.name}/distance", np.array([0.0, 0.0, distance]))
+    above = [start] * n_panels
+
+    def write(group: DetectorGroup, parent: tuple[str, NDArray[np.float64]]) -> None:
+        place = FLIP_XZ @ group.origin
+        _vector(moves, group.name, place - parent[1], parent[0])
+        here = (f"{moves.name}/{group.name}", place)
+        for child in group.children:
+            if isinstance(child, DetectorGroup):
+                write(child, here)
+            else:
+                above[child] = here
+
+    if tree is not None:
+        write(tree, start)
+    return above
 
 
 def _vector(module: h5py.Group, name: str, vector: NDArray[np.float64], depends_on: str) -> None:
@@ -114,8 +153,8 @@ def write_geometry(path: Path, settings: SimulationSettings, layout: Layout) -> 
         f"photon_energy = {_ENERGY_PATH} eV",
         f"clen = {distance / 1000:.7f}",
         f"res = {1000.0 / settings.detector.pixel_size:.6f}",
-        "adu_per_photon = 1",
-        f"max_adu = {settings.detector.saturation - 1}",
+        "adu_per_photon = 1" if settings.raw is None else f"adu_per_eV = {settings.raw.stages[0].gain / 1000.0:.6f}",
+        f"max_adu = {_largest(settings)}",
         "data = /entry/data/data",
         "dim0 = %",
         "dim1 = ss",
@@ -123,6 +162,8 @@ def write_geometry(path: Path, settings: SimulationSettings, layout: Layout) -> 
         f"mask = {_MASK_PATH}",
         "mask_good = 0x0",
         "mask_bad = 0xffffffff",
+        "",
+        *_rigid_groups(layout.detector.hierarchy, layout),
     ]
     for panel, (fast0, slow0) in zip(layout.detector.panels, layout.slots, strict=True):
         corner = FLIP_XZ @ panel.origin
@@ -140,6 +181,21 @@ def write_geometry(path: Path, settings: SimulationSettings, layout: Layout) -> 
             f"{name}/ss = {_direction(FLIP_XZ @ panel.slow_axis)}",
         ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _rigid_groups(tree: DetectorGroup | None, layout: Layout) -> list[str]:
+    """Return the lines of the detector's parts, and of a collection for each level of them."""
+    lines: list[str] = []
+    collections: list[str] = []
+    level = [] if tree is None else [c for c in tree.children if isinstance(c, DetectorGroup)]
+    for name in ("quadrants", "sensors"):
+        if not level:
+            break
+        for group in level:
+            lines.append(f"rigid_group_{group.name} = {','.join(layout.detector.panels[i].name for i in group.panels())}")
+        collections.append(f"rigid_group_collection_{name} = {','.join(group.name for group in level)}")
+        level = [c for group in level for c in group.children if isinstance(c, DetectorGroup)]
+    return lines + collections
 
 
 def _direction(vector: NDArray[np.float64]) -> str:
@@ -162,30 +218,11 @@ def write_cell(path: Path, cell: Sequence[float], space_group: str) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_truth(path: Path, shots: Sequence[Shot], intensities: Intensities, shift: NDArray[np.float64]) -> None:
-    """Write what is true; ``shift`` (mm) takes the recorded detector to the true one."""
-    crystals = [(frame, crystal) for frame, shot in enumerate(shots) for crystal in shot.crystals]
+def write_gain(path: Path, electronics: Electronics) -> None:
+    """Write the gain of each pixel and stage, as a measurement with known photons would give it."""
     with h5py.File(path, "w", libver="v110") as file:
-        file.attrs["frame"] = "laboratory frame: beam to -z, y up, x = y × z; lengths mm, Å; no 2π"
-        file["hit"] = np.array([len(shot.crystals) > 0 for shot in shots])
-        file["n_lattices"] = np.array([len(shot.crystals) for shot in shots], dtype=np.int32)
-        file["false_peaks"] = np.array([shot.false_peaks for shot in shots], dtype=np.int32)
-        file["wavelength"] = np.array([shot.wavelength for shot in shots])
-        file["detector_shift"] = shift
-        file["detector_shift"].attrs["note"] = "mm, laboratory frame: true detector = recorded detector + shift"
-        file["lattice/frame"] = np.array([frame for frame, _ in crystals], dtype=np.int64)
-        matrices = np.array([crystal.A for _, crystal in crystals]).reshape(-1, 3, 3)
-        file["lattice/A"] = matrices
-        file["lattice/A"].attrs["note"] = "columns a*, b*, c* in 1/Å, laboratory frame of this file; mosaic blocks average to it"
-        file["lattice/cell"] = np.array([crystal.cell for _, crystal in crystals]).reshape(-1, 6)
-        for name in ("scale", "domain_size", "mosaicity"):
-            file[f"lattice/{name}"] = np.array([getattr(crystal, name) for _, crystal in crystals], dtype=np.float64)
-        file["hkl"] = intensities.hkl
-        file["intensity"] = intensities.values
-        file["intensity"].attrs["note"] = (
-            "unique reflections; Friedel mates are equal; times a lattice's scale: photons if fully recorded"
-        )
-        file.attrs["space_group"] = intensities.space_group.hm
+        file["gain"] = electronics.gain
+        file["gain"].attrs.update(unit="ADU/keV", note="stage, panel, slow, fast; 0: the pixel sees no photons")
 
 
 def write_job(path: Path, frames: Path, settings: SimulationSettings, cell: Sequence[float]) -> None:
