@@ -14,7 +14,7 @@ from xfelproc.errors import WorkersDieError
 from xfelproc.run import plan as planning
 from xfelproc.run.config import Execution, load_config
 from xfelproc.run.plan import make_plan
-from xfelproc.run.recipes import _Crew, default_opener
+from xfelproc.run.recipes import Crew, default_opener
 from xfelproc.stages.counting import Counted, CountTask
 
 GEOMETRY = """
@@ -68,7 +68,7 @@ def test_counted_by_workers_is_as_counted_here(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_file_that_ends_a_worker_is_told_of(tmp_path: Path) -> None:
-    crew = _Crew(Execution(driver="pool", workers=1), tmp_path)
+    crew = Crew(Execution(driver="pool", workers=1), tmp_path)
     with pytest.raises(WorkersDieError, match="a worker died while it counted the frames"):
         crew.map(os._exit, [1])
     crew.close()

@@ -23,7 +23,7 @@ from xfelproc.models.conventions import FrameStatus
 from xfelproc.run.config import JobConfig, config_class, make_config
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.journal import read_journal, rebuild
-from xfelproc.run.recipes import Outcome, _give_up, run_job, stages_of
+from xfelproc.run.recipes import Outcome, give_up, run_job, stages_of
 from xfelproc.run.signals import Interrupted
 
 CELL = [10.0, 20.0, 30.0, 90.0, 90.0, 90.0]
@@ -250,7 +250,7 @@ def test_a_disk_too_full_for_a_last_word_blames_no_frame(tmp_path: Path) -> None
     driver, journal = InlineDriver(), SimpleNamespace(write=write)
     session: Any = SimpleNamespace(driver=driver, journal=journal, directory=RunDirectory(tmp_path))
     with pytest.raises(OutputError):
-        _give_up(session, OutputError("the disk is full"))
+        give_up(session, OutputError("the disk is full"))
     assert not record.exists()
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="override a key of the job file; may be repeated")
-]
+from xfelproc.cli.calibrate_app import make_calibrate_app
+from xfelproc.cli.options import DriverName, Frames, HitsOf, Overrides, Which, Workers
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="job file")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
 OutputFolder = Annotated[Path | None, typer.Option("--output", "-o", help="run directory (default: the job's name with .run)")]
@@ -25,8 +25,24 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (demo, inspect, init, check, run, submit, campaign, warm, status, report, export, consolidate, simulate):
+    for command in (
+        demo,
+        inspect,
+        init,
+        check,
+        run,
+        submit,
+        campaign,
+        warm,
+        status,
+        report,
+        export,
+        consolidate,
+        average,
+        simulate,
+    ):
         app.command(name=command.__name__)(command)
+    app.add_typer(make_calibrate_app(), name="calibrate")
     app.callback()(_version)
     return app
 
@@ -199,6 +215,29 @@ def campaign(
 
     options = [*(["--driver", driver] if driver else []), *(["--workers", str(workers)] if workers else [])]
     raise typer.Exit(campaign_command(path, plan, show, retry, as_json, options))
+
+
+def average(
+    frames: Frames = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="X.h5", help="file to write; X.png and X.geom beside it")
+    ] = Path("average.h5"),
+    hits: HitsOf = None,
+    which: Which = "hits",
+    raw: Annotated[bool, typer.Option("--raw", help="values as they are in the files; else photons, as [calibrate] says")] = False,
+    driver: DriverName = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Average frames: mean, standard deviation and maximum (virtual powder) of files, or of the hits of a run."""
+    from xfelproc.run.early import start_frames
+
+    start_frames(frames or [], hits, driver, overrides or [])
+    from xfelproc.cli.average import average_command
+    from xfelproc.run.averaging import FrameChoice
+
+    choice = FrameChoice(tuple(frames or ()), tuple(overrides or ()), hits, which, driver, workers)
+    average_command(choice, output, raw)
 
 
 def simulate(

@@ -42,3 +42,34 @@ def accumulate_binned(
                 for f in range(c * binning, min(n_fast, (c + 1) * binning)):
                     total[p, b, c] += added[f]
                     maximum[p, b, c] = max(maximum[p, b, c], largest[f])
+
+
+@nb.njit(cache=True, nogil=True)
+def accumulate_moments(
+    pixels: NDArray[Any],
+    mask: NDArray[np.uint8],
+    limits: NDArray[Any],
+    count: NDArray[np.uint32],
+    total: NDArray[np.float64],
+    square: NDArray[np.float64],
+    maximum: NDArray[np.float32],
+) -> None:
+    """Add a frame to numbers, sums and sums of squares, and raise the maxima to it; all (panel, slow, fast).
+
+    Pixels that are masked, NaN or below ``limits[panel, 0]`` are left out of everything, those above ``limits[panel, 1]``
+    (saturated) of all but the maximum; those above ``limits[panel, 2]`` are no pixels. Maxima start from -inf.
+    """
+    for p in range(pixels.shape[0]):
+        low, high, last = limits[p, 0], limits[p, 1], limits[p, 2]
+        for y in range(pixels.shape[1]):
+            row, keep = pixels[p, y], mask[p, y]
+            n, sums, squares, largest = count[p, y], total[p, y], square[p, y], maximum[p, y]
+            for x in range(len(row)):
+                v = row[x]
+                there = (keep[x] == 0) & (v >= low) & (v <= last)
+                good = there & (v <= high)
+                w = np.float64(v) if good else 0.0
+                n[x] += np.uint32(1) if good else np.uint32(0)
+                sums[x] += w
+                squares[x] += w * w
+                largest[x] = max(largest[x], np.float32(v) if there else largest[x])

@@ -75,7 +75,12 @@ def assemble(detector: Detector, stack: NDArray[Any], good: NDArray[np.bool_] | 
 
 
 def png(picture: NDArray[np.float64], percentile: float = 99.5, dark_on_light: bool = True) -> str:
-    """Return a data URI of the picture, grey from its 5th to the given percentile; NaN is drawn in a tint of its own."""
+    """Return a data URI of the picture; see `png_bytes`."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(picture, percentile, dark_on_light)).decode()
+
+
+def png_bytes(picture: NDArray[np.float64], percentile: float = 99.5, dark_on_light: bool = True) -> bytes:
+    """Return the picture as PNG, grey from its 5th to the given percentile; NaN is drawn in a tint of its own."""
     from PIL import Image
 
     finite = np.isfinite(picture)
@@ -87,4 +92,4 @@ def png(picture: NDArray[np.float64], percentile: float = 99.5, dark_on_light: b
     image.putpalette([v for grey in np.linspace(0, 255, GREYS).astype(int).tolist() for v in (grey, grey, grey)] + list(NOTHING))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

@@ -30,6 +30,12 @@ def start_early(job: Path, driver: str | None, overrides: Sequence[str]) -> None
     start_driver(driver or _driver(job, overrides))
 
 
+def start_frames(inputs: Sequence[str], run: Path | None, driver: str | None, overrides: Sequence[str]) -> None:
+    """Start what a command over frames needs; see `start_early`. Its frames are those of a job file, of a run, or files."""
+    job = Path(inputs[0]) if inputs and inputs[0].endswith(".toml") else Path(os.devnull) if run is None else run / "job.toml"
+    start_early(job, driver, overrides)
+
+
 def start_driver(driver: str) -> None:
     """Start what a driver needs.
 

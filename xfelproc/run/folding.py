@@ -48,6 +48,8 @@ class Gathering:
     journal: Journal
     stop: StopFlag
     on_event: Callable[[str, dict[str, Any]], None]
+    on_node: Callable[[NodeSummary], None] = lambda summary: None
+    """Told each node that is done, or found done."""
 
     def fold(self, fold: Fold, stage: str, iteration: int, blocks: Blocks, offsets: tuple[int, ...]) -> Path:
         """Compute a fold's nodes that are not there yet; return the path of the last one, which holds the result.
@@ -104,6 +106,7 @@ def run_level(gathering: Gathering, job: FoldJob, level: int, children: list[tup
 
     def on_done(summary: NodeSummary) -> None:
         lineages[summary.node] = summary.lineage
+        gathering.on_node(summary)
 
     dispatch = Dispatch(
         driver=gathering.driver,

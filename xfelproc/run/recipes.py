@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def make_driver(execution: Execution, logs: Path) -> Driver:
     return PoolDriver(execution.workers, PRELOAD)
 
 
-class _Crew:
+class Crew:
     """A job's driver, made when it is needed: a job that is wrong starts no workers."""
 
     def __init__(self, execution: Execution, logs: Path) -> None:
@@ -167,7 +167,7 @@ def run_job(
     begun, opener, stop = time.monotonic(), opener or default_opener(), StopFlag()
     with ExitStack() as stack:
         stack.enter_context(stop.installed())
-        crew = _Crew(config.execution, output / "logs")
+        crew = Crew(config.execution, output / "logs")
         stack.callback(crew.close)
         plan = make_plan(config, opener, crew.map)
         stages = stages_of(plan.recipe, only)
@@ -192,7 +192,7 @@ def run_job(
         try:
             outcome = _run_stages(session, stages)
         except BaseException as error:
-            _give_up(session, error)
+            give_up(session, error)
             raise
         finally:
             crew.close()
@@ -201,7 +201,23 @@ def run_job(
         return outcome
 
 
-def _give_up(session: Session, error: BaseException) -> None:
+class Working(Protocol):
+    """What ends when work is given up."""
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the work is done."""
+
+    @property
+    def driver(self) -> Driver:
+        """Who does it."""
+
+    @property
+    def journal(self) -> Journal:
+        """What tells of it."""
+
+
+def give_up(session: Working, error: BaseException) -> None:
     """End the workers, and say that the end is known: no frame is to blame for it."""
     code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     if isinstance(error, (Interrupted, XfelprocError)):

@@ -9,23 +9,19 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError, OutputError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.inflight import record_of
 from xfelproc.io.manifest import UnitInput
 from xfelproc.io.shards import ShardHeader, UnitImages, shard_path, write_shard
-from xfelproc.io.sources.overrides import check_distance
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.kernels.accumulate import accumulate_binned
 from xfelproc.models.conventions import FrameStatus
-from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame, FrameRef, WorkUnit
-from xfelproc.stages.inputs import load_array
+from xfelproc.stages.calibrating import FrameCalibration
 from xfelproc.stages.published import find_shard, planned_lineage, read_lineage, unit_lineage
 from xfelproc.stages.stills import STEPS, Stills, UnitBuilder, process
 from xfelproc.stages.unit_sources import Opener, UnitSources
@@ -91,39 +87,19 @@ def make_task(job: StageJob) -> Callable[[int, tuple[tuple[int, str], ...]], Uni
 
 
 class _Worker:
-    """What a process keeps between units: the stage's job, sources and constants."""
+    """What a process keeps between units: the stage's job, sources and calibration."""
 
     def __init__(self, task: UnitTask) -> None:
         self.key = task.key
         self.job: StageJob = pickle.loads(task.payload)
         self.sources = UnitSources(self.job.manifest, self.job.opener, self.job.settings)
-        self._constants: list[tuple[Detector, NDArray[np.uint8], Detector, Any]] = []
-        self._dark: NDArray[Any] | None = None
-        self._gain: NDArray[Any] | None = None
-        self._loaded = False
+        self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain)
         self.log = WorkerLog(self.job.run, self.job.stage)
 
     def close(self) -> None:
         """Release files."""
         self.sources.close()
         self.log.close()
-
-    def constants(self, frame: Frame, mask: NDArray[np.uint8]) -> tuple[Detector, Any]:
-        """Return the calibration of a frame's detector, and that detector as one object for all frames that share it."""
-        for seen, known, detector, constants in self._constants:
-            if mask is known and frame.detector is seen:
-                return detector, constants
-        for seen, known, detector, constants in self._constants:
-            if (frame.detector is seen or frame.detector == seen) and np.array_equal(mask, known):
-                # another file's copies of the same: remembered, so that they are compared once a file
-                self._constants = [(frame.detector, mask, detector, constants), *self._constants[:1]]
-                return detector, constants
-        check_distance(frame.detector, frame.beam, self.sources.path(frame.ref.source), frame.ref.index)
-        if not self._loaded:
-            self._dark, self._gain, self._loaded = load_array(self.job.dark), load_array(self.job.gain), True
-        constants = self.job.stills.calibrate.constants(frame.detector, mask, self._dark, self._gain)
-        self._constants = [(frame.detector, mask, frame.detector, constants), *self._constants[:1]]
-        return frame.detector, constants
 
 
 _CURRENT: dict[str, _Worker] = {}
@@ -209,7 +185,7 @@ def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Im
     source = worker.sources.source(ref.source)
     frame = source.read(ref.index, ref.source)
     read_time = 1e3 * (time.process_time() - begun)
-    detector, constants = worker.constants(frame, source.static_mask())
+    detector, constants = worker.calibration.constants(frame, source.static_mask(), source.path)
     result, calibrated = process(worker.job.stills, replace(frame, detector=detector), constants)
     builder.add(ref, result, read_time)
     images.add(calibrated)

@@ -117,7 +117,7 @@ def geom_of(experiment: Experiment, data: str = "/data/data") -> GeomFile:
     detector, wavelength = experiment.detector, experiment.beam.wavelength
     names = unique_names([p.name for p in detector.panels])
     clen = -float(np.mean([p.origin[2] for p in detector.panels]))
-    slab = len({p.raw_image_offset for p in detector.panels}) == len(detector) and not _overlap(detector)
+    slab = in_slab(detector)
     panels = tuple(_panel(p, names[i], i, clen, data, slab, len(detector)) for i, p in enumerate(detector.panels))
     bad = tuple(
         BadRegion(f"bad_{names[i]}_{k}", "fsss", (f0 + q.min_fs, f1 - 1 + q.min_fs, s0 + q.min_ss, s1 - 1 + q.min_ss), names[i])
@@ -129,16 +129,18 @@ def geom_of(experiment: Experiment, data: str = "/data/data") -> GeomFile:
     return GeomFile(panels, photons, experiment.beam.bandwidth, bad, groups, collections)
 
 
-def _overlap(detector: Detector) -> bool:
-    """Return whether panels at their ``raw_image_offset`` would lie upon one another."""
+def in_slab(detector: Detector) -> bool:
+    """Return whether the panels lie in one array (slow, fast) at their ``raw_image_offset``, none upon another."""
+    if len({p.raw_image_offset for p in detector.panels}) < len(detector):
+        return False
     taken = np.zeros(slab_shape(detector), dtype=np.bool_)
     for p in detector.panels:
         (f, s), (nf, ns) = p.raw_image_offset, p.image_size
         view = taken[s : s + ns, f : f + nf]
         if view.any():
-            return True
+            return False
         view[...] = True
-    return False
+    return True
 
 
 def _panel(panel: Panel, name: str, number: int, clen: float, data: str, slab: bool, count: int) -> GeomPanel:

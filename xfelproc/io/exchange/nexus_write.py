@@ -25,19 +25,24 @@ def write_nexus_geometry(experiment: Experiment, path: str | Path) -> None:
     Lengths are in mm, angles in degrees, positions in McStas's frame.
     """
     with h5py.File("geometry.nxs", "w", driver="core", backing_store=False) as file:
-        entry = _group(file, "entry", "NXentry")
-        entry.create_dataset("definition", data="NXmx")
-        instrument = _group(entry, "instrument", "NXinstrument")
-        _write_beam(instrument, experiment.beam)
-        _write_detector(instrument, experiment.detector)
-        sample = _group(entry, "sample", "NXsample")
-        if experiment.scan is not None:
-            _number(instrument["detector"], "count_time", experiment.scan.exposure_time, "s")
-        if experiment.goniometer is not None:
-            _write_goniometer(sample, experiment.goniometer, experiment.scan)
+        put_geometry(file, experiment)
         file.flush()
         image = file.id.get_file_image()
     write_atomic(Path(path), image)
+
+
+def put_geometry(file: Any, experiment: Experiment) -> None:
+    """Write the same into an open HDF5 file, as its group ``entry``."""
+    entry = _group(file, "entry", "NXentry")
+    entry.create_dataset("definition", data="NXmx")
+    instrument = _group(entry, "instrument", "NXinstrument")
+    _write_beam(instrument, experiment.beam)
+    _write_detector(instrument, experiment.detector)
+    sample = _group(entry, "sample", "NXsample")
+    if experiment.scan is not None:
+        _number(instrument["detector"], "count_time", experiment.scan.exposure_time, "s")
+    if experiment.goniometer is not None:
+        _write_goniometer(sample, experiment.goniometer, experiment.scan)
 
 
 def _group(parent: Any, name: str, nx_class: str) -> Any:
