@@ -27,7 +27,8 @@ class Frame:
     ``pixels`` is a C-contiguous stack (panel, slow, fast) of uint16, int16, uint32, int32 or float32. ``mask`` (uint8, same
     shape) is 0 for good pixels, else MaskBit; it holds what does not change from frame to frame and is shared
     between frames: never write to it. Values outside ``trusted`` (panel, 2) are not measurements: below the first (or NaN) the
-    pixel is bad, above the second it is saturated. Before calibration the values are raw, after it photons.
+    pixel is bad, above the second it is saturated. Before calibration the values are raw, after it photons. ``common_mode_failed``
+    is the number of groups of pixels whose common mode could not be determined.
     """
 
     ref: FrameRef
@@ -36,6 +37,7 @@ class Frame:
     trusted: NDArray[np.float64]
     detector: Detector
     beam: Beam
+    common_mode_failed: int = 0
 
 
 @dataclass(frozen=True)

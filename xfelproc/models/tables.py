@@ -101,6 +101,7 @@ class FrameTable(Table):
         Column("n_lattices", "i4", "", "lattices indexed"),
         Column("n_reflections", "i4", "", "reflections integrated"),
         Column("background", "f4", "photon", "median background under the spots, a pixel"),
+        Column("common_mode_failed", "i4", "", "groups of pixels whose common mode could not be determined, left uncorrected"),
         Column("times", "f4", "ms", "CPU time of read, calibrate, find, index, refine, integrate", (6,)),
     )
 

@@ -98,6 +98,7 @@ class StillResult:
     lattices: tuple[RefinedLattice, ...] = ()
     integration: IntegrationResult | None = None
     times: tuple[float, ...] = (0.0,) * (len(STEPS) - 1)
+    common_mode_failed: int = 0
 
 
 class _Clock:
@@ -121,7 +122,8 @@ def process(stills: Stills, frame: Frame, constants: Any) -> tuple[StillResult, 
     spots = stills.spots.find(frame)
     hit, reason = stills.spots.judge(spots)
     clock.step(1)
-    base = StillResult(FrameStatus.BLANK, reason, spots, frame.beam.wavelength, times=tuple(clock.times))
+    failed = frame.common_mode_failed
+    base = StillResult(FrameStatus.BLANK, reason, spots, frame.beam.wavelength, times=tuple(clock.times), common_mode_failed=failed)
     if not hit:
         return base, frame
     found = stills.index.index(spots, frame.detector, frame.beam, stills.target)
@@ -193,6 +195,7 @@ class UnitBuilder:
                 "n_lattices": len(result.lattices),
                 "n_reflections": n_reflections,
                 "background": float(np.median(spots["background"])) if len(spots) else 0.0,
+                "common_mode_failed": result.common_mode_failed,
                 "times": (read_time, *result.times),
             }
         )
