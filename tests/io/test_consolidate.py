@@ -12,7 +12,7 @@ import zarr
 from tests.run.test_run import job, run
 from xfelproc.errors import ConfigError, DataError, OutputError
 from xfelproc.io import consolidate as module
-from xfelproc.io.consolidate import LINKS, Consolidated, columns_of, consolidate
+from xfelproc.io.consolidate import LINKS, Consolidated, WholeShards, columns_of, consolidate
 from xfelproc.io.shards import TABLES, read_shard, shard_path
 from xfelproc.models.frames import UnitResult
 
@@ -28,7 +28,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def written(shards: list[Path], output: Path, **options: Any) -> Consolidated:
-    return consolidate(shards, 1, lambda number: f"/data/{number}.h5", output, {"title": "é"}, **options)
+    return consolidate(WholeShards(shards), 1, lambda number: f"/data/{number}.h5", output, {"title": "é"}, **options)
 
 
 @pytest.mark.parametrize("rows_a_chunk", [5, 1_000_000])

@@ -35,7 +35,7 @@ def unit() -> UnitResult:
     )
     spots = SpotTable(frame=[0, 0], panel=[0, 1], fast=[10.5, 60.0], slow=[20.5, 70.0])
     lattices = LatticeTable(frame=[0], cell=[[79, 79, 38, 90, 90, 90]], n_indexed=[2], rmsd=[0.3])
-    indexed = IndexedTable(spot=[0, 1], lattice=[0, 0], fast_calc=[10.4, 60.2], slow_calc=[20.5, 70.1])
+    indexed = IndexedTable(spot=[0, 1], lattice=[0, 0], fast_calc=[10.4, 60.2], slow_calc=[20.5, 70.1], used=[True, True])
     return UnitResult(frames, spots, lattices, indexed, ReflectionTable(5))
 
 

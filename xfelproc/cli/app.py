@@ -37,11 +37,14 @@ def make_app() -> typer.Typer:
         status,
         report,
         export,
+        combine,
         consolidate,
         average,
         simulate,
+        detector_shifts,
+        detector_statistics,
     ):
-        app.command(name=command.__name__)(command)
+        app.command(name=command.__name__.replace("_", "-"))(command)
     app.add_typer(make_calibrate_app(), name="calibrate")
     app.callback()(_version)
     return app
@@ -191,6 +194,45 @@ def export(
         typer.echo(f"wrote {path}")
 
 
+def combine(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="X.expt (DIALS, with X.refl beside it), or X.zarr (all tables of these lattices)")
+    ],
+    beam: Annotated[str | None, typer.Option("--beam", help="each, shared or average")] = None,
+    detector: Annotated[str | None, typer.Option("--detector", help="each, shared or average")] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="geometry file whose detector all share (with --detector shared)")
+    ] = None,
+    reflections: Annotated[str | None, typer.Option("--reflections", help="indexed or integrated")] = None,
+    subset: Annotated[int | None, typer.Option("--subset", "-n", min=1, help="keep so many of the lattices that pass")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="which: random, reflections or significance")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of the draw at random")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="combine.KEY=VALUE", help="any key of section [combine]; may be repeated")
+    ] = None,
+    driver: Annotated[str, typer.Option("--driver", help="inline, pool, mpi or dask")] = "pool",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="worker processes (default: as many as CPUs)")] = None,
+) -> None:
+    """Unite the lattices of runs, filtered, with shared or averaged models, as DIALS files or one Zarr group."""
+    from xfelproc.run.early import start_driver
+
+    start_driver(driver)
+    from xfelproc.cli import combine as command
+
+    settings = command.settings_of(
+        overrides or [],
+        beam=beam,
+        detector=detector,
+        reference=reference,
+        reflections=reflections,
+        n_subset=subset,
+        subset=by,
+        seed=seed,
+    )
+    command.combine(runs, output, settings, driver, workers)
+
+
 def consolidate(
     folder: RunFolder,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="X.zarr", help="folder to make")],
@@ -258,3 +300,31 @@ def simulate(
     from xfelproc.cli.simulate import simulate as run_simulation
 
     run_simulation(name, output, frames, seed, changes)
+
+
+Picture = Annotated[Path | None, typer.Option("--picture", metavar="X.html", help="write a page with pictures")]
+
+
+def detector_shifts(
+    first: Annotated[Path, typer.Argument(metavar="A", help="geometry (.geom, .expt, NeXus) or run directory")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="the same detector's other geometry")],
+    level: Annotated[int | None, typer.Option("--level", min=0, help="this level of the hierarchy alone (0: the detector)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable, mm and degrees")] = False,
+    picture: Picture = None,
+) -> None:
+    """Show how the panels of a detector stand in B compared with A: by level, with and without the motion of the whole."""
+    from xfelproc.cli.detector import show_shifts
+
+    show_shifts(first, second, level, as_json, picture)
+
+
+def detector_statistics(
+    folder: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    picture: Picture = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="worker processes on this machine")] = 1,
+) -> None:
+    """Show the residuals of indexed spots on each panel of a run: fast and slow, radial and transverse, and the angle ΔΨ."""
+    from xfelproc.cli.detector import show_statistics
+
+    show_statistics(folder, as_json, picture, workers)

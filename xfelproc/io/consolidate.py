@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -48,8 +48,46 @@ class Consolidated:
     rows: dict[str, int]
 
 
+class Units(Protocol):
+    """What is put together, unit by unit."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def number(self, place: int) -> int:
+        """Return the number of the shard."""
+
+    def lengths(self, place: int) -> dict[str, int]:
+        """Return the rows of each table."""
+
+    def read(self, place: int) -> UnitResult:
+        """Return the tables."""
+
+
+@dataclass(frozen=True)
+class WholeShards:
+    """All of some shards."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def number(self, place: int) -> int:
+        """Return the number of the shard."""
+        return place
+
+    def lengths(self, place: int) -> dict[str, int]:
+        """Return the rows of each table."""
+        return read_lengths(self.paths[place])
+
+    def read(self, place: int) -> UnitResult:
+        """Return the tables."""
+        return read_shard(self.paths[place])
+
+
 def consolidate(
-    shards: Sequence[Path],
+    units: Units,
     n_sources: int,
     source_path: Callable[[int], str],
     output: Path,
@@ -61,8 +99,8 @@ def consolidate(
 
     Parameters
     ----------
-    shards
-        Files of the units, in unit order.
+    units
+        What to put together, in order.
     n_sources, source_path
         Number of sources of the run, and the path of each.
     output
@@ -72,7 +110,7 @@ def consolidate(
     rows_a_chunk
         Rows of each column in a chunk.
     progress
-        Called with the number of shards read so far.
+        Called with the number of units read so far.
 
     Raises
     ------
@@ -89,7 +127,7 @@ def consolidate(
     temporary = output.with_name(f".tmp-{socket.gethostname()}-{os.getpid()}-{output.name}")
     threads, blosc.use_threads = blosc.use_threads, False  # with threads the order of blocks in a chunk depends on timing
     try:
-        rows = _write(shards, n_sources, source_path, temporary, attributes, rows_a_chunk, progress)
+        rows = _write(units, n_sources, source_path, temporary, attributes, rows_a_chunk, progress)
         _sync(temporary)
         temporary.rename(output)
         sync_folder(output.absolute().parent)
@@ -102,7 +140,7 @@ def consolidate(
 
 
 def _write(
-    shards: Sequence[Path],
+    units: Units,
     n_sources: int,
     source_path: Callable[[int], str],
     folder: Path,
@@ -110,18 +148,18 @@ def _write(
     rows_a_chunk: int,
     progress: Callable[[int], None],
 ) -> dict[str, int]:
-    lengths = [read_lengths(path) for path in shards]
+    lengths = [units.lengths(place) for place in range(len(units))]
     rows = {name: sum(length[name] for length in lengths) for name in TABLES} | {"sources": n_sources}
     group = zarr.create_group(folder, zarr_format=3, attributes={"format": "xfelproc", "format_version": VERSION, **attributes})
     writers = {name: _TableWriter(group, name, columns_of(name), rows[name], rows_a_chunk) for name in rows}
     first = dict.fromkeys(TABLES, 0)
-    for unit, path in enumerate(shards):
-        result = read_shard(path)
+    for place in range(len(units)):
+        result = units.read(place)
         for name in TABLES:
-            writers[name].add(_global(name, result, unit, first))
+            writers[name].add(_global(name, result, units.number(place), first))
         for name in TABLES:
             first[name] += len(getattr(result, name))
-        progress(unit + 1)
+        progress(place + 1)
     for part in _parts(n_sources, rows_a_chunk):
         writers["sources"].add({"path": np.array([source_path(number) for number in part], dtype=object)})
     for writer in writers.values():

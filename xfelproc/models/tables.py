@@ -281,3 +281,43 @@ class ShellTable(Table):
         Column("cc_anomalous", "f8", "", "correlation of I(+) - I(-) between the halves (NaN: not asked for)"),
         Column("n_anomalous", "i8", "", "acentric reflections with both mates in both halves: the set of cc_anomalous"),
     )
+
+
+class DetectorShiftTable(Table):
+    """How the panels of one geometry stand in another, one row a group of panels. Axes are the group's own in the first one."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("level", "i4", "", "level of the hierarchy: 0 is the whole detector, the last one the panels"),
+        Column("name", "str", "", "name of the group or panel"),
+        Column("n_panels", "i4", "", "panels in it"),
+        Column("shift", "f8", "mm", "of its centre, along its fast and slow axes and its normal", (3,)),
+        Column("rotation", "f8", "degree", "about its fast and slow axes and its normal", (3,)),
+        Column("distance", "f8", "mm", "of its centre, along the beam", ()),
+        Column("free_shift", "f8", "mm", "the same shift without the motion of the detector as a whole", (3,)),
+        Column("free_rotation", "f8", "degree", "the same rotation without that", (3,)),
+        Column("free_distance", "f8", "mm", "the same distance without that", ()),
+        Column("own_shift", "f8", "mm", "the same shift without the motion of the group above", (3,)),
+        Column("own_rotation", "f8", "degree", "the same rotation without that", (3,)),
+    )
+
+
+class PanelStatisticsTable(Table):
+    """Residuals, observed - predicted, of the indexed spots that refinement kept; one row a panel, the last row all of them."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("panel", "i4", "", "panel; -1: all"),
+        Column("name", "str", "", "name of the panel"),
+        Column("n_spots", "i8", "", "spots"),
+        Column("mean_fast", "f8", "px", "mean along fast (NaN: no spots, as in the columns that follow)"),
+        Column("mean_slow", "f8", "px", "mean along slow"),
+        Column("rmsd_fast", "f8", "px", "root mean square along fast"),
+        Column("rmsd_slow", "f8", "px", "root mean square along slow"),
+        Column("mean_radial", "f8", "px", "mean away from the beam"),
+        Column("mean_transverse", "f8", "px", "mean around the beam"),
+        Column("rmsd_radial", "f8", "px", "root mean square away from the beam"),
+        Column("rmsd_transverse", "f8", "px", "root mean square around the beam"),
+        Column("mean_psi", "f8", "degree", "mean ΔΨ"),
+        Column("rmsd_psi", "f8", "degree", "root mean square ΔΨ"),
+    )

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import UnitImages
 from xfelproc.models.conventions import FrameStatus
-from xfelproc.models.experiment import Detector
+from xfelproc.models.experiment import Detector, Vector3
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.reasons import LEFT_OUT, general_reason
+from xfelproc.report.residuals import SUMS, cells_a_side, residual_sums
 
-VERSION = 1
+VERSION = 2
 BINS = 1000
 """At most so many points along the run."""
 SAMPLE = 10_000
@@ -41,8 +42,6 @@ LEFT_OUT_SHOWN = 200
 STEPS = 6
 SHORTEST, RATIO, TIMES = 1e-3, 1.02, 1050
 """CPU times a step are counted in bins from 1 µs on, each 2 % longer than the one before."""
-RESIDUAL_CELLS = 8
-"""The residuals are averaged over this many cells along each side of a panel of a one-panel detector."""
 MAP_SIDE = 1000
 """Longer side of the map of spots, about."""
 
@@ -71,15 +70,18 @@ class ReportFold:
         Of the run's first frame.
     n_units
         Units of the run.
+    direction
+        From the sample to the source.
     """
 
     detector: Detector
     n_units: int
+    direction: Vector3 = (0.0, 0.0, 1.0)
 
     @property
     def lineage(self) -> str:
         """Hash of what the result depends on beside the shards."""
-        return hashlib.sha256(f"report {VERSION} {self.n_units} {self.detector!r}".encode()).hexdigest()
+        return hashlib.sha256(f"report {VERSION} {self.n_units} {self.detector!r} {self.direction}".encode()).hexdigest()
 
     @property
     def binning(self) -> int:
@@ -92,7 +94,7 @@ class ReportFold:
     @property
     def cells_a_side(self) -> int:
         """Cells of residuals along each side of a panel."""
-        return RESIDUAL_CELLS if len(self.detector) == 1 else 1
+        return cells_a_side(self.detector)
 
     @property
     def n_bins(self) -> int:
@@ -117,7 +119,7 @@ class ReportFold:
             "strongest": np.zeros((0, 2), np.int64),
             "times": np.zeros((2, STEPS, TIMES), np.int64),
             "spot_map": np.zeros((n, -(-n_slow // self.binning), -(-n_fast // self.binning)), np.uint32),
-            "residuals": np.zeros((n, cells, cells, 5)),
+            "residuals": np.zeros((n, cells, cells, SUMS)),
         }
 
     def accumulate(self, blocks: Iterable[Unit]) -> Partial:
@@ -163,21 +165,14 @@ class ReportFold:
         return partial | _combined_images(first, second)
 
     def _add_spots(self, partial: Partial, result: UnitResult) -> None:
-        spots, indexed, detector = result.spots, result.indexed, self.detector
-        spot_map, cells = partial["spot_map"], self.cells_a_side
+        spots, spot_map = result.spots, partial["spot_map"]
         index = (
             spots["panel"],
             np.clip((spots["slow"] / self.binning).astype(int), 0, spot_map.shape[1] - 1),
             np.clip((spots["fast"] / self.binning).astype(int), 0, spot_map.shape[2] - 1),
         )
         np.add.at(spot_map, index, 1)
-        rows = indexed["spot"]
-        panel, fast, slow = spots["panel"][rows], spots["fast"][rows], spots["slow"][rows]
-        d_fast, d_slow = fast - indexed["fast_calc"], slow - indexed["slow_calc"]
-        size = detector.image_sizes[panel]
-        cell = np.clip((np.column_stack([slow, fast]) / size[:, ::-1] * cells).astype(int), 0, cells - 1)
-        values = np.column_stack([np.ones(len(rows)), d_fast, d_slow, d_fast**2, d_slow**2])
-        np.add.at(partial["residuals"], (panel, cell[:, 0], cell[:, 1]), values)
+        partial["residuals"] = residual_sums(self.detector, self.direction, result)
 
 
 def place_of(unit: int, row: Any) -> Any:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
-from xfelproc.report import figures, images
+from xfelproc.report import figures, images, metrology
+from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.summary import RunSummary
 
 STYLE = """
@@ -65,6 +66,7 @@ class ReportData:
     image_note: str = ""
     left_out: Sequence[tuple[str, int, str]] = ()
     """Frames that were left out because workers died at them: file, frame, reason."""
+    metrology: MetrologyData | None = None
     times: Mapping[str, float] = field(default_factory=dict)
     """Wall time in s of the parts of the run that are not a frame's: start-up, compilation, merging, ..."""
 
@@ -73,7 +75,8 @@ def build_report(data: ReportData) -> str:
     """Return the HTML of the report."""
     from plotly.offline import get_plotlyjs
 
-    parts = [_head(data), _rates(data), _cells(data), _spots(data), _detector(data), _frames(data), _merging(data), _times(data)]
+    parts = [_head(data), _rates(data), _cells(data), _spots(data), _detector(data)]
+    parts += [_metrology(data), _frames(data), _merging(data), _times(data)]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
         f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
@@ -201,6 +204,10 @@ def _residual_figure(summary: RunSummary, canvas: images.Canvas) -> tuple[str, A
     title = f"Mean residual, observed - predicted (longest arrow: {longest:.3f} px)"
     figure = figures.picture(uri, canvas.width, canvas.height)
     return title, figures.residual_arrows(figure, at, (tip - at) / max(px_a_px, 1e-9), scale)
+
+
+def _metrology(data: ReportData) -> str:
+    return metrology.section(data.metrology) if data.metrology is not None else ""
 
 
 def _frames(data: ReportData) -> str:

@@ -18,6 +18,7 @@ from xfelproc.run.messages import explain
 from xfelproc.run.sections import section_classes
 from xfelproc.run.selection import parse_frames
 from xfelproc.run.slurm import Slurm
+from xfelproc.stages.combine_settings import Combine
 
 
 def _one_or_many(value: Any) -> Any:
@@ -115,6 +116,7 @@ class JobConfig(Parameters):
     input: Input
     execution: Execution = Execution()
     sample: Sample = Sample()
+    combine: Combine = Combine()
     report: Report = Report()
     slurm: Slurm = Slurm()
 

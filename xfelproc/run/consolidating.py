@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xfelproc.io.consolidate import Consolidated, consolidate
+from xfelproc.io.consolidate import Consolidated, WholeShards, consolidate
 from xfelproc.io.shards import shard_path
 from xfelproc.models.conventions import FrameStatus, ReflectionFlag, SpotFlag
 from xfelproc.run.exporting import FinishedRun
@@ -34,7 +34,7 @@ def consolidate_run(folder: Path, output: Path, progress: Callable[[int, int], N
     manifest = run.manifest
     shards = [shard_path(folder, STAGE, unit) for unit in range(manifest.n_units)]
     return consolidate(
-        shards,
+        WholeShards(shards),
         len(manifest.sources),
         manifest.sources.path,
         output,

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic, write_pieces
-from xfelproc.io.exchange.dials_refl import integrated_table, refl_bytes
-from xfelproc.io.exchange.dials_write import write_expt
 from xfelproc.io.exchange.geom import read_geom
 from xfelproc.io.exchange.geom_model import GeomFile
 from xfelproc.io.exchange.geom_write import geom_of, write_geom
-from xfelproc.io.exchange.run_export import dials_lattices, frame_chunk
+from xfelproc.io.exchange.run_export import frame_chunk
 from xfelproc.io.exchange.stream import StreamHeader, stream_text
 from xfelproc.io.manifest import Manifest
 from xfelproc.io.shards import read_shard, shard_path
@@ -22,13 +20,15 @@ from xfelproc.io.sources.hdf5_source import Hdf5Source
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import FrameRef, UnitResult
-from xfelproc.run.config import JobConfig, load_config
+from xfelproc.run.combining import CombineInput, combine_runs, workplace
+from xfelproc.run.config import Execution, JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
 from xfelproc.run.distance import source_settings
 from xfelproc.run.lineage import versions
 from xfelproc.run.recipes import default_opener
 from xfelproc.run.stage_process import STAGE
 from xfelproc.run.target import recorded_target
+from xfelproc.stages.combine_settings import AS_THEY_ARE
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class FinishedRun:
         if missing:
             raise ConfigError(f"{folder}: {len(missing)} of {run.manifest.n_units} units are not processed yet: run its job first")
         return run
+
+    def combine_input(self) -> CombineInput:
+        """Return what `run.combining` needs of it."""
+        return CombineInput(self.directory.path, self.manifest, STAGE, source_settings(self.config, self.directory))
 
     def frames(self) -> Iterator[ExportedFrame]:
         """Yield the frames that could be read, in order, with their models."""
@@ -114,13 +118,8 @@ def export_geom(run: FinishedRun, output: Path) -> None:
 
 def export_dials(run: FinishedRun, output: Path) -> None:
     """Write an experiment for each lattice, and beside it, as ``.refl``, its reflections."""
-    lattices = [
-        item for frame in run.frames() for item in dials_lattices(frame.path, frame.ref, frame.experiment, frame.result, frame.row)
-    ]
-    if not lattices:
-        raise ConfigError(f"{run.directory.path}: no frame was indexed: there is nothing to export")
-    write_expt([item.experiment for item in lattices], output)
-    write_atomic(output.with_suffix(".refl"), refl_bytes(integrated_table(lattices)))
+    with workplace(output, Execution(driver="inline")) as gathering:
+        combine_runs(gathering, [run.combine_input()], AS_THEY_ARE, output, default_opener())
 
 
 def export_stream(run: FinishedRun, output: Path) -> None:

@@ -66,6 +66,9 @@ class RecipeStage:
 STILLS = (
     RecipeStage("cell", "xfelproc.run.stage_cell", "the consensus cell from a sample of frames, where none is given"),
     RecipeStage("process", "xfelproc.run.stage_process", "every frame, from pixels to integrated lattices"),
+    RecipeStage(
+        "combine", "xfelproc.run.stage_combine", "lattices of all shards as combined experiments, where they are asked for"
+    ),
     RecipeStage("merge", "xfelproc.run.stage_merge", "scale and merge, write MTZ files"),
     RecipeStage("report", "xfelproc.run.stage_report", "write report.html"),
 )

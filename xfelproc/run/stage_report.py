@@ -13,6 +13,7 @@ from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import UnitImages, read_shard, shard_path
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.report.fold import ReportFold
+from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.page import FrameView, ReportData, build_report
 from xfelproc.report.summary import RunSummary
 from xfelproc.run.distance import corrected_experiment, distance_warnings, source_settings
@@ -29,7 +30,8 @@ def run_stage(session: Session) -> None:
     """Write ``report.html``."""
     if not session.config.report.enabled:
         return
-    fold = ReportFold(corrected_experiment(session).detector, session.manifest.n_units)
+    models = corrected_experiment(session)
+    fold = ReportFold(models.detector, session.manifest.n_units, models.beam.direction)
     partial = session.fold(fold, NODES)
     html = build_report(_data(session, RunSummary(fold, partial, session.manifest.offsets), images_of(partial)))
     write_atomic(session.directory.report, html.encode())
@@ -64,6 +66,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
         image_note=note,
         left_out=_left_out(session, summary),
+        metrology=MetrologyData(summary.detector, summary.residual_sum, session.experiment.beam.direction),
         times=dict(session.times),
     )
 

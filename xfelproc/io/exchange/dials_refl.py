@@ -11,7 +11,7 @@ import bz2
 import gzip
 import lzma
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
-from xfelproc.geometry.detector import pixel_to_lab, pixel_to_mm
+from xfelproc.geometry.detector import pixel_to_lab, pixel_to_mm, pixel_to_q
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.experiment import Experiment
-from xfelproc.models.tables import ReflectionTable
+from xfelproc.models.tables import IndexedTable, ReflectionTable, SpotTable
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +59,7 @@ class DialsFlag(IntFlag):
     OVERLOADED = 1 << 10
     OVERLAPPED_FOREGROUND = 1 << 12
     FOREGROUND_INCLUDES_BAD_PIXELS = 1 << 14
+    CENTROID_OUTLIER = 1 << 17
     FAILED_DURING_BACKGROUND_MODELLING = 1 << 18
     FAILED_DURING_SUMMATION = 1 << 19
 
@@ -161,11 +162,14 @@ class LatticeReflections:
     """One lattice to export: its experiment (refined detector, crystal, identifier) and its reflections.
 
     ``observed`` (m, 5) are the indexed spots: row of ``reflections``, centroid (fast, slow) in px, its variances in px².
+    ``indexed`` and ``spots`` are the same spots with all that is known of them, row by row.
     """
 
     experiment: Experiment
     reflections: ReflectionTable
     observed: Floats | None = None
+    indexed: IndexedTable = field(default_factory=IndexedTable)
+    spots: SpotTable = field(default_factory=SpotTable)
 
 
 def integrated_table(lattices: Sequence[LatticeReflections]) -> ReflectionFile:
@@ -174,7 +178,7 @@ def integrated_table(lattices: Sequence[LatticeReflections]) -> ReflectionFile:
     ``xyzobs`` are the centroids of indexed spots where there is one, else the prediction with variance 0. On a still z is 0
     (px) and 0.5 for observations, as of image 1; φ in mm-tables is 0. ``intensity.sum`` is not corrected for polarisation.
     """
-    parts = [_lattice_columns(number, item) for number, item in enumerate(lattices)]
+    parts = [integrated_columns(number, item) for number, item in enumerate(lattices)]
     identifiers = {number: item.experiment.identifier for number, item in enumerate(lattices)}
     kinds = dict(COLUMN_KINDS)
     columns: dict[str, NDArray[Any] | RawColumn] = {}
@@ -222,7 +226,8 @@ def _flags(table: ReflectionTable) -> NDArray[np.uint64]:
     return flags
 
 
-def _lattice_columns(number: int, item: LatticeReflections) -> dict[str, NDArray[Any]]:
+def integrated_columns(number: int, item: LatticeReflections) -> dict[str, NDArray[Any]]:
+    """Return the columns of `COLUMN_KINDS` of one lattice; ``number`` is its ``id``. See `integrated_table`."""
     table, experiment = item.reflections, item.experiment
     n, panel = len(table), table["panel"]
     detector, beam = experiment.detector, experiment.beam
@@ -259,4 +264,66 @@ def _lattice_columns(number: int, item: LatticeReflections) -> dict[str, NDArray
         "xyzobs.mm.variance": np.column_stack([variance[:, :2] * size**2, zeros]),
         "xyzobs.px.value": observed,
         "xyzobs.px.variance": variance,
+    }
+
+
+INDEXED_KINDS = {
+    "bbox": "int6",
+    "d": "double",
+    "delpsical.rad": "double",
+    "entering": "bool",
+    "flags": "std::size_t",
+    "id": "int",
+    "intensity.sum.value": "double",
+    "intensity.sum.variance": "double",
+    "miller_index": "cctbx::miller::index<>",
+    "n_signal": "int",
+    "panel": "std::size_t",
+    "rlp": "vec3<double>",
+    "s1": "vec3<double>",
+    "xyzcal.mm": "vec3<double>",
+    "xyzcal.px": "vec3<double>",
+    "xyzobs.mm.value": "vec3<double>",
+    "xyzobs.mm.variance": "vec3<double>",
+    "xyzobs.px.value": "vec3<double>",
+    "xyzobs.px.variance": "vec3<double>",
+}
+"""Columns of indexed spots, with their types, but for imageset_id."""
+
+
+def indexed_columns(number: int, item: LatticeReflections) -> dict[str, NDArray[Any]]:
+    """Return the columns of `INDEXED_KINDS` of one lattice's indexed spots, as DIALS has them after a refinement.
+
+    A spot's z is 0.5 px, of variance 1/12, as of image 1; ``s1`` is the predicted ray, ``rlp`` the observed lattice point.
+    """
+    spots, indexed, experiment = item.spots, item.indexed, item.experiment
+    n, panel = len(indexed), spots["panel"]
+    detector, beam = experiment.detector, experiment.beam
+    size = detector.pixel_sizes[panel] if n else np.zeros((0, 2))
+    variance = np.column_stack([spots["var_fast"], spots["var_slow"]]).astype(np.float64)
+    calculated = np.column_stack([indexed["fast_calc"], indexed["slow_calc"]])
+    zeros, box = np.zeros(n), spots["bbox"]
+    outlier = np.uint64(int(DialsFlag.CENTROID_OUTLIER))
+    found = np.uint64(int(DialsFlag.PREDICTED | DialsFlag.INDEXED | DialsFlag.STRONG))
+    used = np.uint64(int(DialsFlag.USED_IN_REFINEMENT))
+    return {
+        "bbox": np.column_stack([box, zeros, zeros + 1]).astype(np.int32),
+        "d": spots["d"],
+        "delpsical.rad": np.radians(indexed["delta_psi"].astype(np.float64)),
+        "entering": np.zeros(n, dtype=bool),
+        "flags": found | np.where(indexed["used"], used, outlier),
+        "id": np.full(n, number, dtype=np.int32),
+        "intensity.sum.value": spots["intensity"],
+        "intensity.sum.variance": (spots["intensity"] / np.maximum(spots["snr"], 1e-9)).astype(np.float64) ** 2,
+        "miller_index": indexed["hkl"],
+        "n_signal": spots["n_pixels"],
+        "panel": panel.astype(np.uint64),
+        "rlp": pixel_to_q(detector, beam, panel, spots["fast"], spots["slow"]),
+        "s1": pixel_to_q(detector, beam, panel, *calculated.T) + beam.s0,
+        "xyzcal.mm": np.column_stack([pixel_to_mm(detector, panel, *calculated.T), zeros]),
+        "xyzcal.px": np.column_stack([calculated, zeros]),
+        "xyzobs.mm.value": np.column_stack([pixel_to_mm(detector, panel, spots["fast"], spots["slow"]), zeros]),
+        "xyzobs.mm.variance": np.column_stack([variance * size**2, zeros]),
+        "xyzobs.px.value": np.column_stack([spots["fast"], spots["slow"], zeros + 0.5]),
+        "xyzobs.px.variance": np.column_stack([variance, zeros + 1.0 / 12.0]),
     }

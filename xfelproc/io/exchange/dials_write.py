@@ -79,24 +79,25 @@ def expt_content(experiments: Sequence[Experiment], orthogonal: bool = False) ->
             key = (experiment.image, experiment.scan)
             if key not in imagesets:
                 imagesets[key] = len(sets)
-                sets.append(_imageset(experiment.image, experiment.scan))
+                sets.append(imageset_content(experiment.image, experiment.scan))
             row["imageset"] = imagesets[key]
         rows.append(row)
     return {
         "__id__": "ExperimentList",
         "experiment": rows,
         "imageset": sets,
-        "beam": [_beam(b) for b in beams.rows],
-        "detector": [_detector(d, orthogonal) for d in detectors.rows],
-        "goniometer": [_goniometer(g) for g in goniometers.rows],
-        "scan": [_scan(s) for s in scans.rows],
-        "crystal": [_crystal(c) for c in crystals.rows],
+        "beam": [beam_content(b) for b in beams.rows],
+        "detector": [detector_content(d, orthogonal) for d in detectors.rows],
+        "goniometer": [goniometer_content(g) for g in goniometers.rows],
+        "scan": [scan_content(s) for s in scans.rows],
+        "crystal": [crystal_content(c) for c in crystals.rows],
         "profile": [],
         "scaling_model": [],
     }
 
 
-def _imageset(image: tuple[str, int], scan: Scan | None) -> Json:
+def imageset_content(image: tuple[str, int], scan: Scan | None) -> Json:
+    """Return the image set of an experiment."""
     common: Json = {"mask": None, "gain": None, "pedestal": None, "dx": None, "dy": None, "params": {}}
     name, index = image
     if scan is None:
@@ -108,7 +109,8 @@ def _imageset(image: tuple[str, int], scan: Scan | None) -> Json:
     return row
 
 
-def _beam(beam: Beam) -> Json:
+def beam_content(beam: Beam) -> Json:
+    """Return a beam as DIALS has it."""
     return {
         "__id__": "monochromatic",
         "direction": list(beam.direction),
@@ -139,7 +141,8 @@ def _local(fast: Any, slow: Any, origin: Any, outer: Frame3) -> Json:
     }
 
 
-def _detector(detector: Detector, orthogonal: bool) -> Json:
+def detector_content(detector: Detector, orthogonal: bool = False) -> Json:
+    """Return a detector; see `write_expt` for ``orthogonal``."""
     lab: Frame3 = (np.eye(3), np.zeros(3))
     outer: dict[int, Frame3] = {}
     tree = detector.hierarchy or DetectorGroup("", tuple(range(len(detector))))
@@ -197,7 +200,8 @@ def _panel(panel: Panel, outer: Frame3, orthogonal: bool) -> Json:
     }
 
 
-def _goniometer(goniometer: Goniometer) -> Json:
+def goniometer_content(goniometer: Goniometer) -> Json:
+    """Return a goniometer."""
     if len(goniometer.axes) == 1 and goniometer.angles[0] == 0.0:
         identity = np.eye(3).reshape(-1).tolist()
         return {"rotation_axis": list(goniometer.axes[0]), "fixed_rotation": identity, "setting_rotation": identity}
@@ -209,7 +213,8 @@ def _goniometer(goniometer: Goniometer) -> Json:
     }
 
 
-def _scan(scan: Scan) -> Json:
+def scan_content(scan: Scan) -> Json:
+    """Return a scan."""
     n = scan.image_range[1] - scan.image_range[0] + 1
     return {
         "image_range": list(scan.image_range),
@@ -221,7 +226,14 @@ def _scan(scan: Scan) -> Json:
     }
 
 
-def _crystal(crystal: Crystal) -> Json:
+def crystal_content(crystal: Crystal) -> Json:
+    """Return a crystal.
+
+    Raises
+    ------
+    ConfigError
+        If its space group is not known.
+    """
     a, b, c = crystal.real_space.tolist()
     group = gemmi.find_spacegroup_by_name(crystal.space_group)
     if group is None:

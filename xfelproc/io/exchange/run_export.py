@@ -12,7 +12,7 @@ from xfelproc.io.exchange.stream import StreamChunk, StreamCrystal, camera_lengt
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Crystal, Experiment, as_matrix, as_vector
 from xfelproc.models.frames import FrameRef, UnitResult
-from xfelproc.models.tables import ReflectionTable
+from xfelproc.models.tables import IndexedTable, ReflectionTable, SpotTable
 
 
 def lattice_rows(result: UnitResult, row: int) -> list[int]:
@@ -81,16 +81,22 @@ def dials_lattices(path: str, ref: FrameRef, experiment: Experiment, result: Uni
             identifier=f"{ref.source}-{ref.index}-{number}",
             image=(path, ref.index),
         )
-        reflections = _reflections(result, lattice)
-        found.append(LatticeReflections(models, reflections, _observed(result, lattice, reflections)))
+        found.append(lattice_reflections(models, result, lattice))
     return found
 
 
-def _observed(result: UnitResult, lattice: int, reflections: ReflectionTable) -> NDArray[np.float64]:
+def lattice_reflections(models: Experiment, result: UnitResult, lattice: int) -> LatticeReflections:
+    """Return a row of the LatticeTable with its models, reflections and indexed spots."""
+    reflections = _reflections(result, lattice)
+    indexed = result.indexed.select(result.indexed["lattice"] == lattice)
+    spots = result.spots.select(indexed["spot"])
+    return LatticeReflections(models, reflections, _observed(indexed, spots, reflections), indexed, spots)
+
+
+def _observed(indexed: IndexedTable, spots: SpotTable, reflections: ReflectionTable) -> NDArray[np.float64]:
     """Return rows of ``reflections`` that have an indexed spot, with its centroid (px) and variances (px²), (m, 5)."""
     at = {tuple(hkl): row for row, hkl in enumerate(reflections["hkl"].tolist())}
-    indexed = result.indexed.select(result.indexed["lattice"] == lattice)
     rows = np.array([at.get(tuple(hkl), -1) for hkl in indexed["hkl"].tolist()], dtype=np.int64)
-    spots = result.spots.select(indexed["spot"][rows >= 0])
-    columns = [rows[rows >= 0], *(spots[name] for name in ("fast", "slow", "var_fast", "var_slow"))]
+    seen = rows >= 0
+    columns = [rows[seen], *(spots[name][seen] for name in ("fast", "slow", "var_fast", "var_slow"))]
     return np.column_stack(columns).astype(np.float64)
