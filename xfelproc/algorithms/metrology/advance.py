@@ -1,0 +1,239 @@
+"""From the sums of a pass to the next place of the panels: level by level, with steps that must bring the loss down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.metrology.accumulate import Partial, quantile_of, unpacked
+from xfelproc.algorithms.metrology.settings import MetrologySettings
+from xfelproc.algorithms.metrology.solve import LevelFrame, Solution, half_moves, internal, level_frame, solve_level
+from xfelproc.algorithms.metrology.state import LevelOutcome, MetrologyState, Step
+from xfelproc.errors import ConfigError
+from xfelproc.geometry.hierarchy import apply_moves, distinct_levels, groups_of, moves_between, n_levels
+from xfelproc.models.experiment import Beam, Detector
+
+Floats = NDArray[np.float64]
+_FIRST_BOUND, _FIRST_PSI_BOUND = 40.0, 10.0
+_RAYLEIGH_MEDIAN, _NORMAL_MEDIAN = 1.17741, 0.67449
+_COMMON_WEIGHT = 20.0  # spots that the bound of all panels counts for on each
+_BOUND_CHANGE = 0.02
+_LOSS_NOISE = 1e-5
+_MOST_TRIALS = 4
+_SHORTER = 0.25
+
+
+def begin(settings: MetrologySettings, detector: Detector, beam: Beam) -> MetrologyState:
+    """Return the state before the first pass.
+
+    Raises
+    ------
+    ConfigError
+        If a level is asked for that the detector has not, or the levels do not ascend.
+    """
+    levels = settings.levels or distinct_levels(detector)
+    if list(levels) != sorted(set(levels)) or levels[-1] >= n_levels(detector):
+        raise ConfigError(
+            f"metrology.levels = {list(levels)}: they must ascend, and the detector has levels 0 to {n_levels(detector) - 1}"
+        )
+    groups_of(detector, levels[-1])
+    bounds = np.full(len(detector) + 1, np.inf)
+    if settings.outliers != "none":
+        bounds[:-1], bounds[-1] = _FIRST_BOUND, _FIRST_PSI_BOUND
+    return MetrologyState(detector, detector, beam, tuple(levels), 0, bounds, bounds, level_start=detector)
+
+
+def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial) -> MetrologyState:
+    """Return the state after a pass: a step at this level, a shorter one after one that failed, or the next level, or the end."""
+    totals = partial["totals"].sum(axis=0)
+    if totals[9] < settings.min_crystals:
+        why = (
+            f"{int(totals[9])} lattices of at least {settings.min_crystal_spots} indexed spots, and metrology.min_crystals = "
+            f"{settings.min_crystals}: the detector is left as it was"
+        )
+        return replace(state, detector=state.start, finished=True, why=why)
+    first = state.before.size == 0
+    state = replace(
+        state, before=partial["statistics"] if first else state.before, after=partial["statistics"], passes=state.passes + 1
+    )
+    loss = float(totals[0])
+    if state.step.size and not float(totals[1]) <= state.accepted_loss * (1.0 + _LOSS_NOISE):
+        return _shorten(settings, _noted(state, partial, loss, float("nan"), False))
+    state = replace(state, accepted=state.detector, accepted_loss=loss, trials=0, step=np.zeros(0))
+    state = _bounded(settings, state, partial)
+    if first and settings.sigma_psi == 0.0:
+        used = partial["statistics"].sum(axis=0)
+        # other weights: this loss is not comparable to the next one
+        state = replace(state, psi_common=float(np.sqrt(used[11] / max(1.0, used[1]))), accepted_loss=float("inf"))
+    return _propose(settings, state, partial, loss)
+
+
+def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, accepted: bool) -> MetrologyState:
+    used, totals = partial["statistics"].sum(axis=0), partial["totals"].sum(axis=0)
+    n = max(1.0, used[1])
+    note = Step(
+        state.level,
+        int(totals[9]),
+        int(used[0]),
+        int(used[1]),
+        loss,
+        float(np.sqrt((used[4] + used[5]) / n)),
+        float(np.degrees(np.sqrt(used[11] / n))),
+        step,
+        accepted,
+    )
+    return replace(state, steps=(*state.steps, note))
+
+
+def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partial) -> MetrologyState:
+    """Return the state with bounds from the histograms of the pass, where they differ from those in use."""
+    if settings.outliers == "none":
+        return state
+    counts, common = partial["histogram"], quantile_of(partial["histogram"].sum(axis=0))
+    n = counts.sum(axis=1)
+    own = np.array([quantile_of(row) if row.any() else common for row in counts])
+    scale = np.sqrt((n * own**2 + _COMMON_WEIGHT * common**2) / (n + _COMMON_WEIGHT)) / _RAYLEIGH_MEDIAN
+    bounds = settings.outlier_limit * np.append(scale, quantile_of(partial["psi_histogram"]) / _NORMAL_MEDIAN)
+    if np.all(np.abs(bounds - state.bounds) <= _BOUND_CHANGE * state.bounds):
+        bounds = state.bounds
+    return replace(state, bounds=bounds, reference=state.bounds)
+
+
+def _shorten(settings: MetrologySettings, state: MetrologyState) -> MetrologyState:
+    """Return the state with a shorter step from the last place that was good; the end if that has been tried often enough."""
+    assert state.accepted is not None  # there is a step, so there was a place it began
+    if state.trials >= _MOST_TRIALS:
+        return _diverged(state, f"no step brings the loss down at level {state.level}, however short")
+    step = _SHORTER * state.step
+    detector = apply_moves(state.accepted, groups_of(state.accepted, state.level), step)
+    return replace(state, detector=detector, step=step, trials=state.trials + 1)
+
+
+def _diverged(state: MetrologyState, what: str) -> MetrologyState:
+    kept = state.outcomes[-1].detector if state.outcomes else state.start
+    where = f"as it was after level {state.outcomes[-1].level}" if state.outcomes else "as it was"
+    return replace(state, detector=kept, finished=True, why=f"{what}: the detector is left {where}")
+
+
+def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partial, loss: float) -> MetrologyState:
+    """Return the state with the step of the level; where that is below the tolerance, of the next level, or the end."""
+    normals = [unpacked(packed) for packed in partial["normal"]]
+    gradients = partial["gradient"]
+    normal, gradient = normals[0] + normals[1], gradients[0] + gradients[1]
+    scale = variance_scale(partial)
+    n_used = partial["statistics"][:, 1].astype(np.int64)
+    here = state.detector
+    finest = groups_of(here, state.finest)
+    while True:
+        frame = level_frame(settings, here, state.beam, state.level, finest, n_used)
+        level_start = state.level_start or here
+        moved = moves_between(level_start, here, groups_of(level_start, state.level)).ravel()
+        if frame.free.shape[1] == 0 or not np.all(np.isfinite(gradient)):
+            return _diverged(_noted(state, partial, loss, float("nan"), True), f"there is nothing to refine at level {state.level}")
+        solution = solve_level(settings, frame, normal, gradient, scale, moved, state.spread, 0.0)
+        step = float(np.sqrt(2.0 * solution.decrease / (scale * frame.free.shape[1])))
+        settled = step < settings.tolerance
+        if not settled and state.passes < settings.max_iterations:
+            return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution)
+        outcome = _outcome(frame, solution, normals, list(gradients), moved, scale, partial, here, settled)
+        notes = state.notes if settled else (*state.notes, f"level {state.level} has not settled in {state.passes} passes")
+        state = replace(
+            state,
+            outcomes=(*state.outcomes, outcome),
+            at=state.at + 1,
+            passes=1,
+            level_start=here,
+            spread=(),
+            notes=(*notes, *_tied_words(frame, outcome)),
+        )
+        if state.at == len(state.levels):
+            converged = all(o.converged for o in state.outcomes)
+            why = "" if converged else "; ".join(notes)
+            return _noted(replace(state, finished=True, converged=converged, why=why), partial, loss, step, True)
+
+
+def _stepped(settings: MetrologySettings, state: MetrologyState, frame: LevelFrame, solution: Solution) -> MetrologyState:
+    """Return the state with the panels moved by a step, unless it is out of all proportion."""
+    moves = solution.moves.reshape(-1, 6)
+    if not np.all(np.isfinite(moves)) or np.abs(moves[:, :3]).max() > settings.max_shift or np.abs(moves[:, 3:]).max() > 0.5:
+        furthest = int(np.argmax(np.abs(moves[:, :3]).max(axis=1)))
+        return _diverged(
+            state,
+            f"at level {state.level} {frame.groups[furthest].name} would move by {np.abs(moves[furthest, :3]).max():.3g} mm "
+            f"(metrology.max_shift = {settings.max_shift:g})",
+        )
+    detector = apply_moves(state.detector, frame.groups, moves)
+    return replace(state, detector=detector, step=moves, spread=solution.spread)
+
+
+def variance_scale(partial: Partial) -> float:
+    """Return the variance of the residuals by the variances given, for weights that are robust (Huber 1981, chapter 7).
+
+    The covariance of an M-estimate is <ψ²>/<ψ'>² times the inverse of the unweighted information; the normal matrix here has
+    weights of mean <w>.
+    """
+    totals = partial["totals"].sum(axis=0)
+    n = 2.0 * totals[10]
+    square, weight, slope = totals[2] / n, totals[3] / n, totals[4] / n
+    freedom = max(0.1, 1.0 - totals[8] / (3.0 * totals[10]))
+    return float(square * weight / max(slope, 0.1) ** 2 / freedom)
+
+
+def _outcome(
+    frame: LevelFrame,
+    solution: Solution,
+    normals: list[Floats],
+    gradients: list[Floats],
+    moved: Floats,
+    scale: float,
+    partial: Partial,
+    detector: Detector,
+    settled: bool,
+) -> LevelOutcome:
+    """Return what a level came to, with the uncertainties of its moves."""
+    covariance = scale * solution.covariance
+    tied_variance = _tied_variance(frame, moved)
+    inside, projector = internal(frame, covariance)
+    halves = half_moves(frame, solution, normals, gradients, moved)
+    down = frame.down
+    noise = solution.covariance @ (down.T @ (normals[0] + normals[1]) @ down) @ solution.covariance * scale
+    whole = frame.level == 0
+    if whole:
+        projector, inside = np.eye(6), np.diag(covariance)
+    half_variance = 4.0 * np.einsum("ij,jk,ik->i", projector, noise, projector, optimize=True)
+    shape = (len(frame.groups), 6)
+    n_used = partial["statistics"][:, 1]
+    return LevelOutcome(
+        level=frame.level,
+        detector=detector,
+        names=tuple(group.name for group in frame.groups),
+        n_panels=np.array([len(group.panels) for group in frame.groups], dtype=np.int32),
+        n_spots=np.array([n_used[list(group.panels)].sum() for group in frame.groups], dtype=np.int64),
+        tied=frame.tied,
+        moves=moved.reshape(shape),
+        sigma=np.sqrt(np.maximum(0.0, np.diag(covariance)) + tied_variance).reshape(shape),
+        sigma_internal=np.sqrt(np.maximum(0.0, inside) + tied_variance).reshape(shape),
+        half_difference=(projector @ (halves[0] - halves[1])).reshape(shape),
+        half_sigma=np.sqrt(np.maximum(0.0, half_variance)).reshape(shape),
+        scale=scale,
+        converged=settled,
+    )
+
+
+def _tied_variance(frame: LevelFrame, moved: Floats) -> Floats:
+    """Return (6 groups): the scatter of the other groups' moves, for groups that only follow them; else 0."""
+    moves, tied = moved.reshape(-1, 6), frame.tied
+    if not tied.any() or tied.all():
+        return np.zeros(moved.size)
+    spread = np.mean((moves[~tied] - moves[~tied].mean(axis=0)) ** 2, axis=0)
+    return np.asarray((tied[:, None] * spread).ravel(), dtype=np.float64)
+
+
+def _tied_words(frame: LevelFrame, outcome: LevelOutcome) -> tuple[str, ...]:
+    few = [f"{outcome.names[i]} ({outcome.n_spots[i]})" for i in np.flatnonzero(frame.tied)]
+    if not few:
+        return ()
+    shown = ", ".join(few[:6]) + (f" and {len(few) - 6} more" if len(few) > 6 else "")
+    return (f"level {frame.level}: too few spots on {shown}: they follow the others of the group above",)

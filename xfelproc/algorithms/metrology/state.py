@@ -1,0 +1,119 @@
+"""Where a refinement of the detector stands between two passes over the data."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.models.experiment import Beam, Detector
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one pass found: ``loss`` is half the robust weighted sum of squares, ``rmsd`` (px) and ``rmsd_psi`` (degrees) are over
+    the spots within their bounds, ``step`` is the root mean square of the moves proposed, in their standard deviations.
+    """
+
+    level: int
+    n_crystals: int
+    n_spots: int
+    n_used: int
+    loss: float
+    rmsd: float
+    rmsd_psi: float
+    step: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class LevelOutcome:
+    """The end of one level.
+
+    Arrays of moves are (group, 6) mm and radians, see `xfelproc.geometry.hierarchy`: ``moves`` from where the level began, their
+    ``sigma``, and ``sigma_internal`` without movements of the whole; ``half_difference`` is even minus odd half-set,
+    ``half_sigma`` the standard deviation that it should have. ``tied`` groups follow the others of the group above.
+    """
+
+    level: int
+    detector: Detector
+    names: tuple[str, ...]
+    n_panels: NDArray[np.int32]
+    n_spots: NDArray[np.int64]
+    tied: NDArray[np.bool_]
+    moves: Floats
+    sigma: Floats
+    sigma_internal: Floats
+    half_difference: Floats
+    half_sigma: Floats
+    scale: float
+    """Variance of the residuals by the variances given (chi-squared a degree of freedom)."""
+    converged: bool
+
+
+@dataclass(frozen=True)
+class MetrologyState:
+    """Frozen, picklable, and of the size of the detector."""
+
+    start: Detector
+    detector: Detector
+    """Where the next pass has the panels."""
+    beam: Beam
+    levels: tuple[int, ...]
+    at: int
+    """Place in ``levels``."""
+    bounds: Floats
+    """(panels + 1) bound of the normalised residual on each panel, and of ΔΨ."""
+    reference: Floats
+    """The bounds of the pass before."""
+    psi_common: float = 0.0
+    """Common σ of ΔΨ, radians; 0: not known yet."""
+    spread: tuple[float, ...] = ()
+    """How far groups move from the level above (mm): in the plane, along the normal, and by turns out of it and in it."""
+    level_start: Detector | None = None
+    accepted: Detector | None = None
+    accepted_loss: float = float("nan")
+    step: Floats = field(default_factory=lambda: np.zeros(0))
+    """Moves of the level's groups that led from ``accepted`` to ``detector``."""
+    trials: int = 0
+    """Steps shortened in a row."""
+    passes: int = 0
+    """Passes at this level."""
+    steps: tuple[Step, ...] = ()
+    outcomes: tuple[LevelOutcome, ...] = ()
+    before: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """Statistics of the panels in the first pass, and in the last one."""
+    after: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    finished: bool = False
+    converged: bool = False
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def level(self) -> int:
+        """The level being refined."""
+        return self.levels[min(self.at, len(self.levels) - 1)]
+
+    @property
+    def finest(self) -> int:
+        """The level whose groups are accumulated: those of all coarser levels follow from them."""
+        return self.levels[-1]
+
+    @property
+    def iteration(self) -> int:
+        """Passes made."""
+        return len(self.steps)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that a pass depends on."""
+        parts = [self.detector.d_matrices, self.detector.pixel_sizes, self.detector.sensors, self.bounds, self.reference]
+        digest = hashlib.sha256(repr((self.levels, self.psi_common, self.beam.direction)).encode())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(repr(self.detector.hierarchy).encode())
+        return digest.hexdigest()
