@@ -41,6 +41,10 @@ class DataError(XfelprocError, ValueError):
         return f"{where}: {self.message}"
 
 
+class DamagedPartError(DataError):
+    """A file that a run made for itself, on the way to its results, is missing or damaged: it can be made again."""
+
+
 class OutputError(XfelprocError, OSError):
     """The run directory cannot be written; what was published before stays valid."""
 

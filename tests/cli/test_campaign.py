@@ -6,7 +6,8 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-from xfelproc.cli.campaign import announce
+from xfelproc.cli.campaign import announce, table_lines
+from xfelproc.report.campaign import CampaignRow, build_campaign_report
 from xfelproc.run.campaign.ledger import RunState
 
 
@@ -21,3 +22,17 @@ def test_runs_that_need_merging_alone_are_told() -> None:
     campaign: Any = SimpleNamespace(name="archive")
     announce(campaign, states, [], said.append)
     assert said == ["archive: 3 runs (3 partial), 0 to do", "r1: its frames are done: merging alone is left"]
+
+
+def test_long_reasons_are_shortened_in_tables() -> None:
+    message = "cannot be opened:\n" + " ".join(["word"] * 100)
+    row = CampaignRow("r1", "failed", message, 0, {}, None, None, {})
+    *_, line = table_lines([row])
+    assert line.endswith("word word ...")
+    assert len(line) < 300
+    page = build_campaign_report("archive", [row], [], [])
+    assert page.count("<details><summary>cannot be opened: word") == 1
+    assert message in page
+    short = CampaignRow("r1", "failed", "no file", 0, {}, None, None, {})
+    assert table_lines([short])[-1].endswith("  no file")
+    assert "<details>" not in build_campaign_report("archive", [short], [], [])

@@ -12,7 +12,7 @@ from xfelproc.models.experiment import Detector, Panel
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.reasons import general_reason
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable
-from xfelproc.report.figures import histogram
+from xfelproc.report.figures import histogram, shells, spots_and_rmsd
 from xfelproc.report.fold import ReportFold
 from xfelproc.report.images import assemble, canvas_of, png
 from xfelproc.report.page import FrameView, ReportData, build_report
@@ -139,6 +139,21 @@ def test_shells_without_data_have_dashes() -> None:
     table = body[body.index("<table>") : body.index("</table>")]
     assert "nan" not in table
     assert "<td>–</td>" in table
+
+
+def test_shells_of_noise_have_no_r_split() -> None:
+    base = dict.fromkeys(("d_max", "d_min", "completeness", "multiplicity", "i_over_sigma", "cc_half", "cc_star"), 1.0)
+    rows = [base | {"n_observations": 9, "n_unique": 3, "r_split": value} for value in (0.25, -3.0, 40.0)]
+    figure = shells(rows)
+    assert list(figure.data[1].y) == [25.0, None, None]
+    body = build_report(ReportData("x", summary(), None, "", "", shells=rows)).rpartition("<h2>Merged data")[2]
+    assert [f"<td>{text}</td></tr>" in body for text in ("25.00", "–", "> 200", "-300.00")] == [True, True, True, False]
+
+
+def test_titles_of_plots_are_below_the_buttons() -> None:
+    figure = spots_and_rmsd(summary())
+    buttons, titles = 30, 30  # px
+    assert figure.layout.margin.t >= buttons + titles
 
 
 def test_equal_values_are_one_bar() -> None:

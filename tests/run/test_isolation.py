@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def watch(run: Path, rows: int, publishing: float, monkeypatch: pytest.MonkeyPat
     command = [sys.executable, "-c", CHILD, str(run), str(rows), str(publishing)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE)
     record = record_path(run, child.pid)
+    while not record.exists():  # its start on a busy machine is not what is measured
+        assert child.poll() is None
+        time.sleep(0.01)
     with child:
         hung = IsolatedUnits(run, lambda unit, quarantine: UnitTask(b"", "", unit))._watch(child, UnitTask(b"", "", 3), record, 1.5)
     return hung, read_record(record)

@@ -11,11 +11,13 @@ import pytest
 
 from tests.run.synthetic_shards import gathering, make_shards
 from xfelproc.algorithms.merging import Merge
-from xfelproc.errors import ConfigError, DataError
+from xfelproc.errors import ConfigError, DamagedPartError
+from xfelproc.io.nodes import write_node
 from xfelproc.run.journal import read_journal
 from xfelproc.run.loop import Interrupted
 from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs
 from xfelproc.run.target import MergingGroup
+from xfelproc.stages.merge_parts import MergeJob
 
 pytestmark = pytest.mark.slow
 
@@ -140,16 +142,37 @@ def test_missing_unit(run: MergeInput) -> None:
         FoundShards.of([MergeInput(run.run, run.n_units + 1)])
 
 
-def test_files_of_another_merging_are_refused(run: MergeInput, tmp_path: Path) -> None:
-    place = gathering(tmp_path, bucket_size=3000)
-    journal = StopAfter(place, 6)
-    object.__setattr__(place, "journal", journal)
+@pytest.mark.parametrize(
+    ("folds", "folder", "damage"), [(3, "chunks", "truncated"), (6, "buckets", "missing"), (6, "masks/0", "of another merging")]
+)
+def test_damaged_parts_are_made_again(
+    run: MergeInput, streamed: dict[str, Any], tmp_path: Path, folds: int, folder: str, damage: str
+) -> None:
+    place = gathering(tmp_path, bucket_size=3000, fold_size=10)
+    object.__setattr__(place, "journal", StopAfter(place, folds + 1))
     with pytest.raises(Interrupted):
-        merge_inputs(place, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged")
-    bucket = tmp_path / "gather" / "merge" / "buckets" / "00000.h5"
-    bucket.write_bytes(bucket.read_bytes()[:-3000])
-    with pytest.raises(DataError, match=r"damaged: remove .*/gather/merge and run the same command again"):
-        merged(tmp_path, [run], bucket_size=3000)
-    bucket.unlink()
-    with pytest.raises(DataError, match=r"missing or damaged: remove .*/gather/merge and run the same command again"):
-        merged(tmp_path, [run], bucket_size=3000)
+        merge_inputs(place, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged", 0.002)
+    part = min((tmp_path / "gather" / "merge" / folder).iterdir())
+    if damage == "truncated":
+        part.write_bytes(part.read_bytes()[:-3000])
+    elif damage == "missing":
+        part.unlink()
+    else:
+        write_node(part, "another", {})
+    again = gathering(tmp_path, bucket_size=3000, fold_size=10)
+    events: list[tuple[str, dict[str, Any]]] = []
+    object.__setattr__(again, "on_event", lambda word, details: events.append((word, details)))
+    found = merge_inputs(again, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged", 0.002)
+    assert found is not None
+    assert found | {name: (tmp_path / "merged" / name).read_bytes() for name in FILES} == streamed
+    assert [(word, details["what"]) for word, details in events] == [("made_again", "merge")]
+    assert part.name in events[0][1]["why"]
+
+
+def test_a_part_that_is_damaged_again_stops_it(run: MergeInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(self: MergeJob, path: Path, *more: Any) -> Any:
+        raise DamagedPartError("is missing or damaged", path)
+
+    monkeypatch.setattr(MergeJob, "read", damaged)
+    with pytest.raises(DamagedPartError, match=r"unmerged/00000\.h5: is missing or damaged"):
+        merged(tmp_path, [run])

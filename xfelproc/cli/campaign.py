@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from xfelproc.io.atomic import write_atomic
-from xfelproc.report.campaign import HEADS, CampaignRow, build_campaign_report, figures_of
+from xfelproc.report.campaign import HEADS, CampaignRow, build_campaign_report, figures_of, shortened
 from xfelproc.run.campaign.campaign import Campaign, count_frames, estimate_cost, process
 from xfelproc.run.campaign.execute import Work, to_do
 from xfelproc.run.campaign.groups import GroupState, merge_groups, read_groups, write_groups
@@ -42,16 +42,14 @@ def campaign_command(path: Path, plan: bool, show: bool, retry: bool, as_json: b
     if plan:
         return 0
     campaign.folder.create()
-    with (
-        run_lock(campaign.folder.path),
-        StopFlag(patient=True).installed() as stop,
-    ):  # the runs at work are told, and end in their own time
+    stop = StopFlag(patient=True)
+    with run_lock(campaign.folder.path, on_lost=stop.set), stop.installed():  # the runs at work are told, and end in their own time
         process(campaign, works, stop, lambda state: say(line_of(state)), say, options)
         states = campaign.states()
         groups = merge_groups(campaign, states, stop, say)
     write_groups(campaign, groups)
     report = write_report(campaign, states, groups)
-    for line in table_lines(rows_of(campaign, states)) + table_lines(group_rows(groups)):
+    for line in table_lines(rows_of(campaign, states)) + table_lines(group_rows(campaign, groups)):
         say(line)
     say(str(report))
     ends = [state.state for state in states] + [group.state for group in groups]
@@ -100,17 +98,26 @@ def rows_of(campaign: Campaign, states: Sequence[RunState]) -> list[CampaignRow]
     """Return the rows of the runs' table."""
     rows = []
     for run, state in zip(campaign.runs, states, strict=True):
-        page = campaign.folder.run(run.name) / "report.html"
-        link = str(page.relative_to(campaign.folder.path)) if page.is_file() else None
+        link = _link(campaign, campaign.folder.run(run.name))
         rows.append(
             CampaignRow(state.name, state.state, state.message, state.frames, state.counts, state.merged, link, run.columns)
         )
     return rows
 
 
-def group_rows(groups: Sequence[GroupState]) -> list[CampaignRow]:
+def group_rows(campaign: Campaign, groups: Sequence[GroupState]) -> list[CampaignRow]:
     """Return the rows of the groups' table."""
-    return [CampaignRow(g.name, g.state, g.message, g.frames, g.counts, g.merged, None, {"runs": str(len(g.runs))}) for g in groups]
+    rows = []
+    for g in groups:
+        link = _link(campaign, campaign.folder.group(g.name))
+        rows.append(CampaignRow(g.name, g.state, g.message, g.frames, g.counts, g.merged, link, {"runs": str(len(g.runs))}))
+    return rows
+
+
+def _link(campaign: Campaign, folder: Path) -> str | None:
+    """Return where the report in a folder is, as seen from the campaign's; None if there is none."""
+    page = folder / "report.html"
+    return str(page.relative_to(campaign.folder.path)) if page.is_file() else None
 
 
 def table_lines(rows: Sequence[CampaignRow]) -> list[str]:
@@ -119,7 +126,7 @@ def table_lines(rows: Sequence[CampaignRow]) -> list[str]:
         return []
     cells = [("", "state", *HEADS), *((row.name, row.state, *figures_of(row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    whys = ["", *(row.message for row in rows)]
+    whys = ["", *(shortened(row.message) for row in rows)]
     lines = []
     for line, why in zip(cells, whys, strict=True):
         left = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
@@ -134,7 +141,7 @@ def show_states(campaign: Campaign, states: Sequence[RunState], as_json: bool, s
     if as_json:
         print(json.dumps({"runs": [_plain(s) for s in states], "groups": [_plain(g) for g in groups]}, indent=1))
         return
-    for line in table_lines(rows_of(campaign, states)) + table_lines(group_rows(groups)):
+    for line in table_lines(rows_of(campaign, states)) + table_lines(group_rows(campaign, groups)):
         say(line)
 
 
@@ -146,6 +153,6 @@ def write_report(campaign: Campaign, states: Sequence[RunState], groups: Sequenc
     """Write the overall report; return where it is."""
     path = campaign.folder.path / "campaign.html"
     notes = [f"{s.name}: {s.message}" for s in states if s.state == "failed"]
-    page = build_campaign_report(campaign.name, rows_of(campaign, states), group_rows(groups), notes)
+    page = build_campaign_report(campaign.name, rows_of(campaign, states), group_rows(campaign, groups), notes)
     write_atomic(path, page.encode())
     return path

@@ -12,6 +12,7 @@ from rich.console import Console
 from xfelproc.cli.progress import ConsoleReporter, make_console, rates
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
+from xfelproc.report.words import r_split
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
 from xfelproc.run.distance import distance_warnings
@@ -113,7 +114,7 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
         lines.append(
             f"merged {merged['n_lattices_used']} lattices in {merged['space_group']} to {overall['d_min']:.2f} Å: "
             f"{overall['n_unique']} reflections, completeness {100 * overall['completeness']:.1f} %, multiplicity "
-            f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {100 * overall['r_split']:.1f} %"
+            f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {r_split(overall['r_split'], 1, ' %')}"
         )
     lines += [f"warning: {text}" for text in distance_warnings(directory)]
     lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from types import TracebackType
@@ -11,9 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from xfelproc.drivers.mpi import launched
+from xfelproc.run.compiled import compiled_since
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
+LOOK_EVERY = 2.0
+"""Seconds between looks at the cache of compiled kernels."""
+FEW = 5
+"""Kernels that are compiled now and then without a word: a job with another method needs some more."""
+COMPILING = (
+    "compiling the kernels for this machine, once for this installation: it takes a minute or two, and the first frames wait for "
+    "it ('xfelproc warm' does it beforehand)"
+)
 
 
 def make_console() -> Console:
@@ -45,13 +55,35 @@ class ConsoleReporter:
         self._name, self._done, self._total = "", 0, 0
         self._begun = self._said = time.monotonic()
         self._new = 0
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._watch_compiling, daemon=True, name="compiling")
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._watch.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._watch.join()
         self._bar.stop()
+
+    def _watch_compiling(self) -> None:
+        """Tell of kernels that are compiled: that it begins, and now and then how many there are."""
+        begun, seen, said = time.time(), FEW - 1, 0.0
+        while not self._over.wait(LOOK_EVERY):
+            count = compiled_since(begun)
+            if count <= seen:
+                continue
+            if not said:
+                self.say(COMPILING)
+                said = time.monotonic()
+            if self._terminal and self._task is not None and not self._new:
+                self._bar.update(self._task, rate=f"{count} kernels compiled")
+            elif not self._terminal and time.monotonic() - said > LINE_EVERY:
+                said = time.monotonic()
+                self.say(f"{count} kernels compiled, {time.time() - begun:.0f} s")
+            seen = count
 
     def stage(self, name: str, done: int, total: int) -> None:
         """A stage begins."""

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from xfelproc.cli.progress import rates
 from xfelproc.drivers.slurm import queue_state
+from xfelproc.report.words import r_split
 from xfelproc.run.watching import Watch
 
 ON_TERMINAL, IN_LINES = 1.0, 10.0
@@ -184,10 +185,10 @@ def _workers(status: Mapping[str, Any]) -> list[str]:
 
 
 def _merged(overall: Mapping[str, Any]) -> str:
-    completeness, r_split = 100 * overall["completeness"], 100 * overall["r_split"]
+    completeness, split = 100 * overall["completeness"], r_split(overall["r_split"], 1, " %")
     return (
         f"merged to {overall['d_min']:.2f} Å: {overall['n_unique']} reflections, completeness {completeness:.1f} %, "
-        f"multiplicity {overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {r_split:.1f} %"
+        f"multiplicity {overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {split}"
     )
 
 

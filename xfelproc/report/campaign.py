@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xfelproc.report.page import STYLE
+from xfelproc.report.words import number, r_split
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,12 @@ class CampaignRow:
 
 
 HEADS = ("frames", "hits %", "indexed % of hits", "lattices", "d_min Å", "completeness %", "multiplicity", "CC1/2", "R_split %")
+LONGEST_REASON = 160
+"""Letters of a reason in a table."""
 EXTRA = """
 td.text,th.text{text-align:left}.done{color:#15803d}.failed{color:#b91c1c}.other{color:#a16207}
-td.why{text-align:left;max-width:420px;white-space:normal;color:#6b7280}
+td.why{text-align:left;max-width:420px;white-space:normal;overflow-wrap:anywhere;color:#6b7280}
+.warn,td.text{overflow-wrap:anywhere}td.text{max-width:320px}
 """
 
 
@@ -71,7 +75,21 @@ def _row(row: CampaignRow, columns: Sequence[str]) -> str:
     texts = [name, *(html.escape(row.columns.get(column, "")) for column in columns), f"<span class='{kind}'>{row.state}</span>"]
     cells = "".join(f"<td class='text'>{text}</td>" for text in texts)
     cells += "".join(f"<td>{text}</td>" for text in figures_of(row))
-    return f"<tr>{cells}<td class='why'>{html.escape(row.message)}</td></tr>"
+    return f"<tr>{cells}<td class='why'>{_why(row.message)}</td></tr>"
+
+
+def _why(message: str) -> str:
+    """Return a reason; of a long one the beginning, which opens to all of it."""
+    short = shortened(message)
+    if short == message:
+        return html.escape(message)
+    return f"<details><summary>{html.escape(short)}</summary>{html.escape(message)}</details>"
+
+
+def shortened(message: str) -> str:
+    """Return the beginning of a long reason, on one line."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON].rsplit(' ', 1)[0]} ..."
 
 
 def figures_of(row: CampaignRow) -> tuple[str, ...]:
@@ -90,11 +108,11 @@ def figures_of(row: CampaignRow) -> tuple[str, ...]:
     merged = row.merged
     return (
         *first,
-        f"{merged['d_min']:.2f}",
-        f"{100 * merged['completeness']:.1f}",
-        f"{merged['multiplicity']:.1f}",
-        f"{merged['cc_half']:.4f}",
-        f"{100 * merged['r_split']:.2f}",
+        number(merged["d_min"], 2),
+        number(100 * merged["completeness"], 1),
+        number(merged["multiplicity"], 1),
+        number(merged["cc_half"], 4),
+        r_split(merged["r_split"], 2),
     )
 
 

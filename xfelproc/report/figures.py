@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from xfelproc.report.summary import STAGES, RunSummary
+from xfelproc.report.words import MEANINGLESS
 
 INK, HIT, INDEXED, SOFT = "#1f2937", "#f59e0b", "#2563eb", "#9ca3af"
+TOP = 66
+"""Pixels above a plot: the row of buttons that appears under the pointer, and below it the titles of the plots and the legend."""
 
 
 def styled(figure: go.Figure, height: int = 340) -> go.Figure:
@@ -20,7 +23,7 @@ def styled(figure: go.Figure, height: int = 340) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        margin={"l": 60, "r": 20, "t": TOP, "b": 50},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
         legend={"orientation": "h", "y": 1.12, "x": 0},
     )
@@ -134,6 +137,11 @@ def residual_arrows(figure: go.Figure, at: NDArray[np.float64], arrow: NDArray[n
     return figure
 
 
+def _shown(r_split: float) -> float | None:
+    """Return R_split in %; None, a gap in the line, where there is no signal."""
+    return 100 * r_split if 0 <= r_split <= MEANINGLESS else None
+
+
 def shells(rows: Sequence[dict[str, Any]]) -> go.Figure:
     """CC1/2, R_split and I/σ against resolution (axis in 1/d²)."""
     s2 = [1.0 / row["d_max"] ** 2 / 2 + 1.0 / row["d_min"] ** 2 / 2 for row in rows]
@@ -143,7 +151,7 @@ def shells(rows: Sequence[dict[str, Any]]) -> go.Figure:
         x=s2, y=[r["cc_half"] for r in rows], mode="lines+markers", line_color=INDEXED, showlegend=False, row=1, col=1
     )
     figure.add_scatter(
-        x=s2, y=[100 * r["r_split"] for r in rows], mode="lines+markers", line_color=HIT, showlegend=False, row=1, col=2
+        x=s2, y=[_shown(r["r_split"]) for r in rows], mode="lines+markers", line_color=HIT, showlegend=False, row=1, col=2
     )
     figure.add_scatter(
         x=s2, y=[r["i_over_sigma"] for r in rows], mode="lines+markers", name="⟨I/σ⟩", line_color=INDEXED, row=1, col=3

@@ -50,8 +50,8 @@ class Unit(Protocol):
     """A unit's shard."""
 
     @property
-    def unit(self) -> int:
-        """Number of the unit."""
+    def block(self) -> int:
+        """Number of the unit, over all runs that are folded over."""
 
     def result(self) -> UnitResult:
         """Return all tables."""
@@ -126,7 +126,7 @@ class ReportFold:
         """Return the sums over some units."""
         partial = self.empty()
         for block in blocks:
-            partial = self.combine(partial, self.of_unit(block.unit, block.result(), block.images()))
+            partial = self.combine(partial, self.of_unit(block.block, block.result(), block.images()))
         return partial
 
     def of_unit(self, unit: int, result: UnitResult, images: UnitImages | None = None) -> Partial:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
-from xfelproc.report import figures, images, metrology
+from xfelproc.report import figures, images, metrology, words
 from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.summary import RunSummary
 
@@ -97,11 +97,6 @@ def _tile(value: str, label: str) -> str:
     return f"<div class='tile'><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
 
 
-def _number(value: float, digits: int, unit: str = "") -> str:
-    """Return a number in words of the report; a dash for what cannot be computed of so few data."""
-    return f"{value:,.{digits}f}{unit}" if np.isfinite(value) else "–"
-
-
 def _head(data: ReportData) -> str:
     summary = data.summary
     total, hits, indexed = summary.n_frames, summary.n_hits, summary.n_indexed
@@ -116,9 +111,9 @@ def _head(data: ReportData) -> str:
     ]
     if data.overall:
         tiles += [
-            _tile(_number(data.overall["cc_half"], 4), "CC1/2"),
-            _tile(_number(100 * data.overall["r_split"], 2, " %"), "R_split"),
-            _tile(_number(100 * data.overall["completeness"], 1, " %"), "completeness"),
+            _tile(words.number(data.overall["cc_half"], 4), "CC1/2"),
+            _tile(words.r_split(data.overall["r_split"], 2, " %"), "R_split"),
+            _tile(words.number(100 * data.overall["completeness"], 1, " %"), "completeness"),
         ]
     warnings = "".join(f"<div class='warn'>{html.escape(text)}</div>" for text in data.warnings)
     return f"<h1>{html.escape(data.title)}</h1><div class='tiles'>{''.join(tiles)}</div>{warnings}"
@@ -245,16 +240,16 @@ def _merging(data: ReportData) -> str:
 
 def _shell_row(shell: Mapping[str, Any]) -> str:
     cells = (
-        _number(shell["d_max"], 2),
-        _number(shell["d_min"], 2),
+        words.number(shell["d_max"], 2),
+        words.number(shell["d_min"], 2),
         f"{shell['n_observations']:,}",
         f"{shell['n_unique']:,}",
-        _number(100 * shell["completeness"], 1),
-        _number(shell["multiplicity"], 2),
-        _number(shell["i_over_sigma"], 2),
-        _number(shell["cc_half"], 4),
-        _number(shell["cc_star"], 4),
-        _number(100 * shell["r_split"], 2),
+        words.number(100 * shell["completeness"], 1),
+        words.number(shell["multiplicity"], 2),
+        words.number(shell["i_over_sigma"], 2),
+        words.number(shell["cc_half"], 4),
+        words.number(shell["cc_star"], 4),
+        words.r_split(shell["r_split"], 2),
     )
     return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 

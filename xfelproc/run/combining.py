@@ -145,7 +145,7 @@ def workplace(output: Path, execution: Execution) -> Iterator[Gathering]:
         stack.enter_context(stop.installed())
         for folder in (output.absolute().parent, directory.path, directory.gather):
             make_folder(folder)
-        stack.enter_context(run_lock(directory.path))
+        stack.enter_context(run_lock(directory.path, on_lost=stop.set))
         clear_inflight(directory.path)  # of a command that was killed: they would be taken for workers that are late
         journal = Journal(directory.path)
         stack.callback(journal.close)

@@ -280,7 +280,7 @@ def frame_session(
         directory = RunDirectory(parts)
         make_folder(output.absolute().parent)
         directory.create()
-        stack.enter_context(run_lock(parts))
+        lease = stack.enter_context(run_lock(parts, on_lost=stop.set))
         sweep_temporaries(parts)
         make_folder(directory.gather)
         write_manifest(directory.manifest, given.manifest)
@@ -292,7 +292,7 @@ def frame_session(
         try:
             yield session
         except BaseException as error:
-            give_up(session, error)
+            give_up(session, error, lease.lost)
             raise
         crew.close()
         journal.close()

@@ -16,7 +16,7 @@ from xfelproc.algorithms.merging.sample import Beginning
 from xfelproc.algorithms.merging.scaling import SUMS, Phase, ScaleState, advance, initial_state
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.algorithms.merging.symmetry_notes import Absences
-from xfelproc.errors import ConfigError
+from xfelproc.errors import ConfigError, DamagedPartError
 from xfelproc.io.atomic import write_atomic, write_pieces
 from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, merged_mtz
 from xfelproc.io.exchange.mtz_pieces import Rows, unmerged_pieces
@@ -163,17 +163,31 @@ def merge_inputs(
     Raises
     ------
     DataError
-        If a shard is damaged, or nothing is left after all cuts.
+        If a shard is damaged, or nothing is left after all cuts; a part of the merging that is damaged is made again, with all
+        others, once.
     OutputError
         If something cannot be written; what is done is kept for the next attempt.
     """
     lineage = merge_lineage(gathering, shards, settings, group)
     job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE)
-    size = gathering.execution.bucket_size or BUCKET_SIZE
-    scaled = _whole(gathering, job, shards) if shards.reflections <= size else _Streamed(gathering, job, shards, size).run()
-    record = None if scaled is None else _write(scaled, settings, group, output, bandwidth, notes)
+
+    def attempt() -> dict[str, Any] | None:
+        scaled = _scaled(gathering, job, shards)
+        return None if scaled is None else _write(scaled, settings, group, output, bandwidth, notes)
+
+    try:
+        record = attempt()
+    except DamagedPartError as error:
+        gathering.on_event("made_again", {"what": STAGE, "why": str(error)})
+        shutil.rmtree(job.folder)
+        record = attempt()
     shutil.rmtree(job.folder, ignore_errors=True)
     return record
+
+
+def _scaled(gathering: Gathering, job: MergeJob, shards: FoundShards) -> Scaled | None:
+    size = gathering.execution.bucket_size or BUCKET_SIZE
+    return _whole(gathering, job, shards) if shards.reflections <= size else _Streamed(gathering, job, shards, size).run()
 
 
 def _write(

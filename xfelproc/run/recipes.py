@@ -176,7 +176,7 @@ def run_job(
         stages = stages_of(plan.recipe, only)
         directory = RunDirectory(output)
         directory.create()
-        stack.enter_context(run_lock(output, patience))
+        lease = stack.enter_context(run_lock(output, patience, stop.set))
         if restart:
             directory.clear()
         else:
@@ -194,8 +194,9 @@ def run_job(
         stop.patient = True
         try:
             outcome = _run_stages(session, stages)
+            lease.check()
         except BaseException as error:
-            give_up(session, error)
+            give_up(session, error, lease.lost)
             raise
         finally:
             crew.close()
@@ -220,11 +221,17 @@ class Working(Protocol):
         """What tells of it."""
 
 
-def give_up(session: Working, error: BaseException) -> None:
-    """End the workers, and say that the end is known: no frame is to blame for it."""
+def give_up(session: Working, error: BaseException, lost: bool = False) -> None:
+    """End the workers, and say that the end is known: no frame is to blame for it.
+
+    Where the lock was ``lost``, journal and records are of the run that has it now, and are left alone.
+    """
     code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     if isinstance(error, (Interrupted, XfelprocError)):
         code = error.exit_code
+    if lost:
+        session.driver.discard(code)
+        return
     # where a lost worker ends all others by SIGTERM, as a user does, the workers' records alone tell whether a frame is to blame
     known = session.driver.restartable or not isinstance(error, Interrupted) or error.number != signal.SIGTERM
     try:

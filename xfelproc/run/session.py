@@ -237,6 +237,8 @@ class Session:
             self.warn(f"frame {details['row']} of unit {details['unit']} is left out: its worker {details['reason']} twice at it")
         elif word == "workers_lost":
             self.reporter.say(f"workers lost ({details['how']}); starting again")
+        elif word == "made_again":
+            self.reporter.say(f"{details['what']}: a file of it was damaged; all of it is made again")
 
     def _mixed(self, other: str) -> None:
         text = f"some shards were made on {other}, this machine has {instruction_set()}: results agree to 1e-6, not to the bit"

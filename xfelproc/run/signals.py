@@ -43,6 +43,10 @@ class StopFlag:
     raised: int = 0
     patient: bool = False
 
+    def set(self) -> None:
+        """Ask for an end as SIGTERM does, from any thread."""
+        self.raised = self.raised or signal.SIGTERM
+
     @contextmanager
     def installed(self) -> Iterator[StopFlag]:
         """Handle the signals inside the block; a thread that may not leaves them to its caller."""

@@ -23,7 +23,7 @@ from xfelproc.algorithms.merging.reduction import find_space_group, pack, reduce
 from xfelproc.algorithms.merging.sample import Beginning, Sample, begin, full_enough, partialities, priorities, starting_scales
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.algorithms.merging.symmetry_notes import Absences, extinct, without_absences
-from xfelproc.errors import DataError
+from xfelproc.errors import DamagedPartError, DataError
 from xfelproc.io.exchange.mtz_pieces import unmerged_rows
 from xfelproc.io.manifest_reader import ManifestReader
 from xfelproc.io.nodes import Partial, read_node, write_node
@@ -80,7 +80,7 @@ class MergeJob:
 
         Raises
         ------
-        DataError
+        DamagedPartError
             If it is missing, damaged, or of another merging.
         """
         try:
@@ -88,7 +88,7 @@ class MergeJob:
         except DataError as error:
             raise self._damaged(path) from error
         if found != lineage:
-            raise DataError(f"is of another merging: remove {self.folder} and run the same command again", path)
+            raise DamagedPartError(f"is of another merging: remove {self.folder} and run the same command again", path)
         return arrays
 
     def slice(self, first: int, number: int) -> NDArray[Any]:
@@ -96,7 +96,7 @@ class MergeJob:
 
         Raises
         ------
-        DataError
+        DamagedPartError
             If they are missing, damaged, or of another merging.
         """
         path = self.chunk(first)
@@ -105,9 +105,9 @@ class MergeJob:
         except DataError as error:
             raise self._damaged(path) from error
 
-    def _damaged(self, path: Path) -> DataError:
+    def _damaged(self, path: Path) -> DamagedPartError:
         # not the file alone: the node that tells that it was made would still be there
-        return DataError(f"is missing or damaged: remove {self.folder} and run the same command again", path)
+        return DamagedPartError(f"is missing or damaged: remove {self.folder} and run the same command again", path)
 
 
 @dataclass(frozen=True)

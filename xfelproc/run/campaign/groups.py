@@ -13,6 +13,7 @@ from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.inflight import clear_inflight
 from xfelproc.run.campaign.campaign import Campaign
+from xfelproc.run.campaign.group_report import GroupOfRuns, write_group_report
 from xfelproc.run.campaign.ledger import CampaignFolder, RunState
 from xfelproc.run.campaign.plan import CampaignRun
 from xfelproc.run.config import JobConfig
@@ -21,7 +22,7 @@ from xfelproc.run.folding import Gathering
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
 from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage
-from xfelproc.run.recipes import make_driver
+from xfelproc.run.recipes import default_opener, make_driver
 from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup, recorded_target
 
@@ -106,7 +107,7 @@ def _merged(
     shards = FoundShards.of(inputs)
     with ExitStack() as stack:
         directory.create()
-        stack.enter_context(run_lock(directory.path))
+        stack.enter_context(run_lock(directory.path, on_lost=stop.set))
         for path in (directory.gather, directory.merged):
             make_folder(path)
         clear_inflight(directory.path)  # of a merging that was killed: they would be taken for workers that are late
@@ -122,9 +123,32 @@ def _merged(
         record = directory.read_json(RECORD)
         if record is None or record["lineage"] != lineage or not all((directory.merged / file).is_file() for file in FILES):
             say(f"{name}: merging {len(members)} runs")
+            directory.report.unlink(missing_ok=True)
             record = {"lineage": lineage, "found": merge_inputs(gathering, shards, settings, group, directory.merged)}
             directory.write_json(RECORD, record)
+        _report(gathering, name, folder, members, shards, record["found"], say)
     return _figures(record["found"])
+
+
+def _report(
+    gathering: Gathering,
+    name: str,
+    folder: CampaignFolder,
+    members: Sequence[_Member],
+    shards: FoundShards,
+    found: Mapping[str, Any] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Write the group's report, unless it is there or nobody wants it; one that cannot be written takes no merged data along."""
+    if found is None or gathering.directory.report.is_file():
+        return
+    runs = [RunDirectory(folder.run(member.run.name)) for member in members]
+    group = GroupOfRuns(name, runs, [member.config for member in members], shards, found)
+    if group.wanted:
+        try:
+            write_group_report(gathering, group, default_opener())
+        except DataError as error:
+            say(f"{name}: no report: {error}")
 
 
 def _figures(found: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:

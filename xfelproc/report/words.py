@@ -1,0 +1,22 @@
+"""Numbers as the report and the commands show them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+DASH = "–"
+MEANINGLESS = 2.0
+"""R_split above this is of noise: where the error of a half is 1.25 times the mean intensity it is 1, without any signal it has
+no value at all, and comes out with either sign."""
+
+
+def number(value: float, digits: int, unit: str = "") -> str:
+    """Return a number in words; a dash for what cannot be computed of so few data."""
+    return f"{value:,.{digits}f}{unit}" if np.isfinite(value) else DASH
+
+
+def r_split(value: float, digits: int, unit: str = "") -> str:
+    """Return R_split (a fraction) in per cent, "> 200" or, where the mean intensity is not even positive, a dash."""
+    if value > MEANINGLESS:
+        return f"> {100 * MEANINGLESS:.0f}{unit}"
+    return number(100 * value, digits, unit) if value >= 0 else DASH
