@@ -146,7 +146,10 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "merge.free_choice": ("thin_shells", {}),
 }
 """Another value of each parameter, and what else the job must say for it to matter."""
+STAGES = ("", ".bits.shift", ".bits.stages", ".bits.panels", ".bits.saturated")
+STAGES_OF_AN_ARRAY = (".array.thresholds", ".array.stages", ".array.panels", ".array.saturated")
 TESTED_APART = {
+    **{f"calibrate.gain_stages{key}": "tests/algorithms/calibration/test_stages.py" for key in (*STAGES, *STAGES_OF_AN_ARRAY)},
     "index.min_misorientation": "tests/algorithms/indexing/test_index_known.py",
     "refine.max_satellites": "tests/algorithms/refinement/test_satellites.py",
 }

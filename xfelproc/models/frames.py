@@ -28,7 +28,8 @@ class Frame:
     shape) is 0 for good pixels, else MaskBit; it holds what does not change from frame to frame and is shared
     between frames: never write to it. Values outside ``trusted`` (panel, 2) are not measurements: below the first (or NaN) the
     pixel is bad, above the second it is saturated. Before calibration the values are raw, after it photons. ``common_mode_failed``
-    is the number of groups of pixels whose common mode could not be determined.
+    is the number of groups of pixels whose common mode could not be determined. ``stages`` (same shape) is a separate array that
+    tells the gain stages, as the file has it; None: there is none.
     """
 
     ref: FrameRef
@@ -38,6 +39,7 @@ class Frame:
     detector: Detector
     beam: Beam
     common_mode_failed: int = 0
+    stages: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)

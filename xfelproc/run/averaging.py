@@ -99,7 +99,7 @@ def average_frames(session: FrameSession, raw: bool, name: str = "average") -> A
         fold = AverageFold(digest({"fold": "average", "raw": True}))
     else:
         lineage = digest({"fold": "average", **given.calibration()})
-        fold = AverageFold(lineage, config.section("calibrate"), config.input.dark, config.input.gain)
+        fold = AverageFold(lineage, config.section("calibrate"), config.input.dark, config.input.gain, config.input.calibration)
     average = average_of(session.fold(fold, name))
     if average is None:
         raise DataError(f"none of the {given.manifest.n_frames} frames can be read: 'xfelproc inspect' tells more of a file")

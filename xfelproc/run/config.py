@@ -25,6 +25,10 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+INPUT_FILES = ("geometry", "mask", "dark", "gain", "calibration")
+"""Keys of ``[input]`` that name a file beside the frames."""
+
+
 class Input(SourceSettings):
     """Section ``[input]``: the frames, and what the user says about them."""
 
@@ -39,6 +43,10 @@ class Input(SourceSettings):
     ] = None
     dark: Annotated[str | None, Field(description="pedestal to subtract, raw units: a .npy file or file.h5:/path")] = None
     gain: Annotated[str | None, Field(description="raw units a photon, by pixel: a .npy file or file.h5:/path")] = None
+    calibration: Annotated[
+        str | None,
+        Field(description="constants file (xfelproc calibrate): pedestals, gains and bad pixels by gain stage; dark and gain win"),
+    ] = None
 
     @field_validator("frames")
     @classmethod
@@ -225,7 +233,7 @@ def _absolute(config: JobConfig, base: Path) -> JobConfig:
 
     given = config.input
     moved: dict[str, Any] = {"files": tuple(absolute(f) for f in given.files)}
-    for name in ("geometry", "mask", "dark", "gain"):
+    for name in INPUT_FILES:
         value = getattr(given, name)
         if value is not None:
             moved[name] = type(value)(absolute(str(value)))

@@ -76,7 +76,7 @@ class FrameInput:
         given = self.config.input
         return {
             "calibrate": self.config.section("calibrate").model_dump(mode="json"),
-            "files": [file_identity(str(getattr(given, name) or "")) for name in ("dark", "gain")],
+            "files": [file_identity(str(getattr(given, name) or "")) for name in ("dark", "gain", "calibration")],
         }
 
     def offsets(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
 from xfelproc.run.selection import select_frames
 from xfelproc.stages.counting import Counted, CountTask, count_files, count_one
-from xfelproc.stages.inputs import load_array
+from xfelproc.stages.inputs import CalibrationInputs
 from xfelproc.stages.unit_sources import Opener
 
 OPENED_OF_A_SUFFIX = 64
@@ -190,16 +190,22 @@ def first_experiment(source: FrameSource) -> Experiment:
 
 
 def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSource) -> None:
-    """See that mask, dark and gain can be read and fit the detector.
+    """See that mask, dark, gain and constants can be read and fit the detector.
 
     Raises
     ------
     ConfigError
         If they do not.
     """
-    dark, gain = load_array(config.input.dark), load_array(config.input.gain)
-    if dark is not None or gain is not None or config.input.mask is not None:
-        config.section("calibrate").constants(experiment.detector, source.static_mask(), dark, gain)
+    given, calibrate = config.input, config.section("calibrate")
+    asked = calibrate.gain_stages.method not in ("auto", "none")
+    if asked or any(name is not None for name in (given.dark, given.gain, given.mask, given.calibration)):
+        loaded = CalibrationInputs.load(given.dark, given.gain, given.calibration)
+        mask, detector = source.static_mask(), experiment.detector
+        try:
+            calibrate.constants(detector, mask, loaded.dark, loaded.gain, loaded.calibration)
+        except DataError as error:
+            raise ConfigError(f"input: {error}") from error
 
 
 def _frames(files: InputFiles, seen: _Seen) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

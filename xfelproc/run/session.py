@@ -18,7 +18,7 @@ from xfelproc.io.manifest import Manifest
 from xfelproc.io.nodes import Partial
 from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import CellTarget
-from xfelproc.run.config import JobConfig
+from xfelproc.run.config import INPUT_FILES, JobConfig
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.folding import Gathering, read_partial
 from xfelproc.run.isolation import IsolatedUnits
@@ -100,7 +100,7 @@ class Session:
             "stage": stage,
             "sections": {name: section(name).model_dump(mode="json") for name in names},
             "settings": settings.model_dump(mode="json"),
-            "files": {name: file_identity(str(getattr(given, name) or "")) for name in ("geometry", "mask", "dark", "gain")},
+            "files": {name: file_identity(str(getattr(given, name) or "")) for name in INPUT_FILES},
             "target": [target.cell, target.space_group],
             "versions": versions(),
         }
@@ -126,6 +126,7 @@ class Session:
             dark=given.dark,
             gain=given.gain,
             images=integrate,
+            calibration=given.calibration,
         )
 
     def run_units(self, job: StageJob, manifest: Manifest, units: Sequence[int], enough: Enough | None = None) -> Counter[str]:

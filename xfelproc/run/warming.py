@@ -17,7 +17,7 @@ from xfelproc.run.lineage import digest, instruction_set, versions
 from xfelproc.run.recipes import default_opener, run_job
 from xfelproc.run.sections import SECTIONS
 from xfelproc.simulation import preset, simulate
-from xfelproc.stages.inputs import load_array
+from xfelproc.stages.inputs import CalibrationInputs
 from xfelproc.stages.stills import Stills, process
 
 FRAMES = 8
@@ -105,8 +105,10 @@ def _own_frame(config: JobConfig) -> str:
         source = default_opener()(str(path), given.settings())
         try:
             frame = source.read(0, 0)
-            dark, gain = load_array(given.dark), load_array(given.gain)
-            constants = config.section("calibrate").constants(frame.detector, source.static_mask(), dark, gain)
+            loaded = CalibrationInputs.load(given.dark, given.gain, given.calibration)
+            constants = config.section("calibrate").constants(
+                frame.detector, source.static_mask(), loaded.dark, loaded.gain, loaded.calibration
+            )
         finally:
             source.close()
     except (DataError, OSError) as error:

@@ -28,6 +28,7 @@ class AverageFold:
     calibrate: Calibrator | None = None
     dark: str | None = None
     gain: str | None = None
+    calibration: str | None = None
 
     def accumulate(self, blocks: Iterable[FrameReader]) -> Partial:
         """Return the sums of consecutive blocks.
@@ -38,7 +39,7 @@ class AverageFold:
             If frames differ in shape.
         """
         sums, problems = _Sums(), []
-        calibration = None if self.calibrate is None else FrameCalibration(self.calibrate, self.dark, self.gain)
+        calibration = None if self.calibrate is None else FrameCalibration(self.calibrate, self.dark, self.gain, self.calibration)
         for reader in blocks:
             for frame in calibrated_frames(reader, calibration):
                 sums.add(frame, reader.path(frame))

@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame
-from xfelproc.stages.inputs import load_array
+from xfelproc.stages.inputs import CalibrationInputs
 from xfelproc.stages.stills import Calibrator
 
 
 class FrameCalibration:
     """What a worker keeps of the section ``[calibrate]`` and the arrays of ``[input]`` between frames."""
 
-    def __init__(self, calibrate: Calibrator, dark: str | None = None, gain: str | None = None) -> None:
+    def __init__(
+        self, calibrate: Calibrator, dark: str | None = None, gain: str | None = None, calibration: str | None = None
+    ) -> None:
         self.calibrate = calibrate
-        self._names = dark, gain
-        self._arrays: tuple[NDArray[Any] | None, NDArray[Any] | None] | None = None
+        self._names = dark, gain, calibration
+        self._inputs: CalibrationInputs | None = None
         self._constants: list[tuple[Detector, NDArray[np.uint8], Detector, Any]] = []
 
     def constants(self, frame: Frame, mask: NDArray[np.uint8], path: str) -> tuple[Detector, Any]:
@@ -50,9 +52,10 @@ class FrameCalibration:
                 self._constants = [(frame.detector, mask, detector, constants), *self._constants[:1]]
                 return detector, constants
         check_distance(frame.detector, frame.beam, path, frame.ref.index)
-        if self._arrays is None:
-            self._arrays = load_array(self._names[0]), load_array(self._names[1])
-        constants = self.calibrate.constants(frame.detector, mask, *self._arrays)
+        if self._inputs is None:
+            self._inputs = CalibrationInputs.load(*self._names)
+        given = self._inputs
+        constants = self.calibrate.constants(frame.detector, mask, given.dark, given.gain, given.calibration)
         self._constants = [(frame.detector, mask, frame.detector, constants), *self._constants[:1]]
         return frame.detector, constants
 

@@ -53,6 +53,7 @@ class StageJob:
     dark: str | None = None
     gain: str | None = None
     images: bool = False
+    calibration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Worker:
         self.key = task.key
         self.job: StageJob = pickle.loads(task.payload)
         self.sources = UnitSources(self.job.manifest, self.job.opener, self.job.settings)
-        self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain)
+        self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain, self.job.calibration)
         self.log = WorkerLog(self.job.run, self.job.stage)
 
     def close(self) -> None:

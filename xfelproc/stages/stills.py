@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.models.calibration import DetectorConstants
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Beam, Crystal, Detector
 from xfelproc.models.frames import (
@@ -31,7 +32,12 @@ class Calibrator(Protocol):
     """Section ``[calibrate]``."""
 
     def constants(
-        self, detector: Detector, static_mask: NDArray[np.uint8], dark: NDArray[Any] | None = None, gain: NDArray[Any] | None = None
+        self,
+        detector: Detector,
+        static_mask: NDArray[np.uint8],
+        dark: NDArray[Any] | None = None,
+        gain: NDArray[Any] | None = None,
+        calibration: DetectorConstants | None = None,
     ) -> Any:
         """Return what `apply` needs, made once a detector."""
 

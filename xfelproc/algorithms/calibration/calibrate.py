@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from xfelproc.algorithms.calibration.constants import CalibrationConstants, check_shape, expand, full_map, stage_maps
 from xfelproc.algorithms.calibration.gain import estimate_gain
+from xfelproc.algorithms.calibration.reasons import reasons_of
+from xfelproc.algorithms.calibration.stages import AutoStages, GainStages, apply_stages, stage_constants
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import calibrate_maps, calibrate_panels
 from xfelproc.kernels.pixels import pixel_limits
-from xfelproc.models.conventions import MaskBit
+from xfelproc.models.calibration import DetectorConstants, StageCoding
+from xfelproc.models.conventions import MaskBit, energy_of, mask_bits
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame
 from xfelproc.models.parameters import Parameters
@@ -24,31 +27,6 @@ Floats32 = NDArray[np.float32]
 
 INTEGRATING_INDEX = 2.0
 """Index of dispersion above which raw values cannot be photons: counting detectors have 1."""
-
-
-@dataclass(frozen=True)
-class CalibrationConstants:
-    """What does not change from frame to frame.
-
-    ``pedestal`` (raw units) and ``inverse_gain`` (photons a raw unit) are (panel,) or (panel, slow, fast) alike. ``mask`` is what
-    calibrated frames carry.
-    """
-
-    mask: NDArray[np.uint8]
-    pedestal: Floats32
-    inverse_gain: Floats32
-    estimate: Literal["never", "always", "if integrating"]
-
-    @cached_property
-    def extremes(self) -> tuple[Floats32, Floats32]:
-        """(panel,) lowest pedestal and largest inverse gain."""
-        panels = len(self.pedestal)
-        return self.pedestal.reshape(panels, -1).min(axis=1), self.inverse_gain.reshape(panels, -1).max(axis=1)
-
-    @cached_property
-    def identity(self) -> bool:
-        """True where raw values are photons already."""
-        return self.pedestal.ndim == 1 and not self.pedestal.any() and bool(np.all(self.inverse_gain == 1.0))
 
 
 class Calibrate(Parameters):
@@ -63,8 +41,21 @@ class Calibrate(Parameters):
     ] = "auto"
     edge_pixels: Annotated[int, Field(ge=0, le=100, description="pixels along each panel edge that are not used, px")] = 0
 
+    gain_stages: Annotated[
+        GainStages,
+        Field(
+            description="how raw values tell the gain stage: 'auto': as the constants file says; 'none': there is one; 'bits':"
+            " JUNGFRAU's two top bits; 'epix10k': bit 14; 'array': input.gain_data; or a table"
+        ),
+    ] = AutoStages()
+
     def constants(
-        self, detector: Detector, static_mask: NDArray[np.uint8], dark: ArrayLike | None = None, gain: ArrayLike | None = None
+        self,
+        detector: Detector,
+        static_mask: NDArray[np.uint8],
+        dark: ArrayLike | None = None,
+        gain: ArrayLike | None = None,
+        calibration: DetectorConstants | None = None,
     ) -> CalibrationConstants:
         """Return what `apply` needs for all frames of a detector.
 
@@ -73,14 +64,17 @@ class Calibrate(Parameters):
         static_mask
             (panel, slow, fast) MaskBit from the source.
         dark
-            Pedestal a pixel, raw units, in the shape of the stack (or (slow, fast) for one panel); replaces the panels' pedestals.
+            Pedestal a pixel, raw units, in the shape of the stack (or (slow, fast) for one panel); replaces every other pedestal.
+            With gain stages (stage, panel, slow, fast); one map is that of the first stage.
         gain
             Raw units a photon and pixel, likewise; replaces every other gain. Pixels of 0, negative or NaN are masked.
+        calibration
+            The constants file; replaces the panels' pedestals and the job's gain.
 
         Raises
         ------
         DataError
-            If a map has the wrong shape or no usable pixel.
+            If a map has the wrong shape or no usable pixel, or a gain stage is missing.
         """
         shape = detector.stack_shape
         if static_mask.shape != shape:
@@ -88,13 +82,34 @@ class Calibrate(Parameters):
                 f"mask of shape {static_mask.shape}: the geometry has panels, slow, fast = {shape}; give the mask of it"
             )
         mask = static_mask | self._panel_mask(detector)
+        if calibration is not None:
+            check_shape(calibration, shape)
+            if calibration.mask is not None:
+                mask |= mask_bits(calibration.mask)
+        coding = self.gain_stages.coding(detector, calibration)
+        if coding is not None:
+            return _staged(coding, mask, dark, gain, calibration)
+        given = calibration or DetectorConstants()
+        if dark is None and given.pedestal is not None:
+            dark = given.pedestal[0]
+        per_kev = gain is None and given.gain is not None and given.gain_unit == "ADU/keV"
+        if gain is None and given.gain is not None:
+            gain = stage_maps("gain", given.gain, shape)[0]
+        plain = self._one_stage(detector, mask, dark, gain)
+        return replace(plain, per_kev=per_kev, reasons=given.mask, saturation=given.saturation)
+
+    def _one_stage(
+        self, detector: Detector, mask: NDArray[np.uint8], dark: ArrayLike | None, gain: ArrayLike | None
+    ) -> CalibrationConstants:
+        """Return the constants of detectors without gain stages."""
+        shape = detector.stack_shape
         pedestal = np.array([p.pedestal for p in detector.panels], dtype=np.float32)
         gains = np.array([p.gain for p in detector.panels], dtype=np.float32)
         if not np.all(gains > 0):
             raise DataError(f"gain {gains[~(gains > 0)][0]} of a panel: raw units a photon must be positive; correct the geometry")
         estimate: Literal["never", "always", "if integrating"] = "never"
         if gain is not None:
-            gains = _map("gain", gain, shape)
+            gains = full_map("gain", gain, shape)
         elif isinstance(self.gain, float):
             gains = np.full(len(detector), self.gain, dtype=np.float32)
         elif self.gain == "estimate":
@@ -102,11 +117,11 @@ class Calibrate(Parameters):
         elif self.gain == "auto" and np.all(gains == 1.0):
             estimate = "if integrating"
         if dark is not None:
-            pedestal = _map("dark", dark, shape)
+            pedestal = full_map("dark", dark, shape)
         usable = (gains > 0) & np.isfinite(gains)
         inverse = np.divide(np.float32(1.0), gains, out=np.zeros_like(gains), where=usable)
         if gains.ndim != pedestal.ndim:
-            inverse, pedestal, usable = (_expand(v, shape) for v in (inverse, pedestal, usable))
+            inverse, pedestal, usable = (expand(v, shape) for v in (inverse, pedestal, usable))
         if inverse.ndim == 3:
             usable = usable & np.isfinite(pedestal)
             if not np.any(usable & (mask == 0)):
@@ -148,41 +163,91 @@ class Calibrate(Parameters):
                 f"frame of shape {frame.pixels.shape}: the geometry has panels, slow, fast = {constants.mask.shape}",
                 frame=frame.ref.index,
             )
+        if frame.stages is not None and constants.stages is None:
+            raise DataError(
+                "input.gain_data is given, and nothing says what its values mean: set calibrate.gain_stages = 'array', and give "
+                "constants of each stage",
+                frame=frame.ref.index,
+            )
         masked = replace(frame, mask=constants.mask)
-        factor = 1.0
+        if constants.saturation is not None:
+            trusted = frame.trusted.copy()
+            trusted[:, 1] = np.minimum(trusted[:, 1], np.nextafter(constants.saturation, -np.inf))
+            masked = replace(masked, trusted=trusted)
+        factor = 1e3 / energy_of(frame.beam.wavelength) if constants.per_kev else 1.0
         if constants.estimate != "never":
-            gain = estimate_gain(masked)
+            raw = masked if not constants.pedestal.any() else _in_photons(masked, constants, 1.0)
+            gain = estimate_gain(raw)
             if gain > (INTEGRATING_INDEX if constants.estimate == "if integrating" else 0.0):
-                factor = 1.0 / gain
-            elif constants.identity:
-                return masked
-        elif constants.identity:
-            return masked
+                return _in_photons(masked, constants, 1.0 / gain)
+        return masked if constants.identity else _in_photons(masked, constants, factor)
+
+    def reasons(self, frame: Frame, constants: CalibrationConstants) -> NDArray[np.uint32]:
+        """Return why pixels of a frame are not used: PixelMask (panel, slow, fast), 0 for good ones. For looking at, not for speed.
+
+        Raises
+        ------
+        DataError
+            As `apply`.
+        """
+        return reasons_of(frame, self.apply(frame, constants), constants)
+
+
+def _staged(
+    coding: StageCoding,
+    mask: NDArray[np.uint8],
+    dark: ArrayLike | None,
+    gain: ArrayLike | None,
+    calibration: DetectorConstants | None,
+) -> CalibrationConstants:
+    """Return the constants of detectors with gain stages; a map that the job gives replaces the file's of the same stages."""
+    given, shape = calibration or DetectorConstants(), (mask.shape[0], mask.shape[1], mask.shape[2])
+    maps = []
+    for name, own, of_file in (("dark", dark, given.pedestal), ("gain", gain, given.gain)):
+        if own is None and of_file is None:
+            raise DataError(
+                f"gain stages need a {name} of each stage: give input.calibration, or set calibrate.gain_stages = 'none'"
+            )
+        found = None if of_file is None else stage_maps(name, of_file, shape)
+        if own is not None:
+            first = stage_maps(name, own, shape)
+            found = first if found is None else np.concatenate([first, found[len(first) :]])
+        assert found is not None
+        maps.append(found)
+    per_kev = given.gain is not None and given.gain_unit == "ADU/keV"
+    if gain is not None and per_kev and given.gain is not None and len(given.gain) > len(stage_maps("gain", gain, shape)):
+        raise DataError("input.gain is in ADU/photon, the other stages' gain in the constants file in ADU/keV: give all or none")
+    per_kev = per_kev and gain is None
+    stages = stage_constants(coding, maps[0], maps[1])
+    mask = mask | np.where(stages.unusable, np.uint8(MaskBit.CALIBRATION), np.uint8(0))
+    if mask.all():
+        raise DataError("no pixel has a usable dark and gain that is not masked as well; give other maps, or another mask")
+    mask.setflags(write=False)
+    one = np.ones(len(mask), dtype=np.float32)
+    return CalibrationConstants(mask, 0 * one, one, "never", per_kev, given.mask, stages=stages)
+
+
+def _in_photons(frame: Frame, constants: CalibrationConstants, factor: float) -> Frame:
+    """Return the frame with all inverse gains multiplied by ``factor``."""
+    out = _buffer(frame.pixels.shape)
+    if constants.stages is not None:
+        highest = apply_stages(frame, constants.stages, factor, out)
+        return replace(frame, pixels=out, trusted=_trusted(highest), stages=None)
+    limits = pixel_limits(frame.pixels.dtype, frame.trusted)
+    lowest_pedestal, largest_inverse = constants.extremes
+    highest = _highest(frame.trusted[:, 1], lowest_pedestal, largest_inverse * np.float32(factor))
+    ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
+    if constants.inverse_gain.ndim == 1:
         inverse = constants.inverse_gain * np.float32(factor)
-        out = _buffer(frame.pixels.shape)
-        limits = pixel_limits(frame.pixels.dtype, frame.trusted)
-        lowest_pedestal, largest_inverse = constants.extremes
-        highest = _highest(frame.trusted[:, 1], lowest_pedestal, largest_inverse * np.float32(factor))
-        ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
-        kernel = calibrate_panels if inverse.ndim == 1 else calibrate_maps
-        kernel(frame.pixels, limits, constants.pedestal, inverse, ceiling, out)
-        trusted = np.column_stack([np.full(len(highest), -np.inf), highest])
-        return replace(masked, pixels=out, trusted=trusted)
+        calibrate_panels(frame.pixels, limits, constants.pedestal, inverse, ceiling, out)
+    else:
+        calibrate_maps(frame.pixels, limits, constants.pedestal, constants.inverse_gain, np.float32(factor), ceiling, out)
+    return replace(frame, pixels=out, trusted=_trusted(highest))
 
 
-def _map(name: str, values: ArrayLike, shape: tuple[int, int, int]) -> Floats32:
-    """Return a per-pixel map in the shape of the stack."""
-    array = np.asarray(values, dtype=np.float32)
-    if array.ndim == 2 and shape[0] == 1:
-        array = array[None]
-    if array.shape != shape:
-        raise DataError(f"{name} of shape {array.shape}: the geometry has panels, slow, fast = {shape}; give a map of that shape")
-    return np.ascontiguousarray(array)
-
-
-def _expand(values: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Return one value a panel as a full map; a full map as it is."""
-    return values if values.ndim == 3 else np.ascontiguousarray(np.broadcast_to(values[:, None, None], shape))
+def _trusted(highest: Floats32) -> NDArray[np.float64]:
+    """Return (panel, 2) the trusted range of calibrated values."""
+    return np.column_stack([np.full(len(highest), -np.inf), highest])
 
 
 def _highest(raw: NDArray[np.float64], pedestal: Floats32, inverse: Floats32) -> Floats32:

@@ -25,6 +25,7 @@ from xfelproc.io.sources.hdf5_source import Hdf5Source, PlainDescription, check_
 from xfelproc.io.sources.nexus import describe_nexus
 from xfelproc.io.sources.overrides import load_reference
 from xfelproc.io.sources.settings import SourceSettings
+from xfelproc.models.experiment import Experiment
 
 
 def open_hdf5(path: str | Path, settings: SourceSettings | None = None) -> FrameSource:
@@ -51,9 +52,13 @@ def open_hdf5(path: str | Path, settings: SourceSettings | None = None) -> Frame
         if not nexus or (data_path and "%" not in data_path and data_path in file):
             return _open_with_geom(where, geom, chosen, pool)
     if nexus:
-        layout, description = describe_nexus(where, read_nexus(where, file), chosen, pool)
+        contents = read_nexus(where, file)
+        layout, description = describe_nexus(where, contents, chosen, pool)
         check_dtype(layout, where)
-        return Hdf5Source(where, layout, description, pool)
+        stages = None
+        if chosen.gain_data:
+            stages, _ = describe_nexus(where, contents, chosen.model_copy(update={"data_path": chosen.gain_data}), pool)
+        return Hdf5Source(where, layout, description, pool, stages)
     if chosen.geometry is not None:
         return _open_with_detector(where, chosen, pool)
     raise ConfigError(
@@ -69,14 +74,21 @@ def _open_with_geom(path: str, geom: GeomFile, settings: SourceSettings, pool: H
     check_dtype(layout, path)
     # the geometry is in the description: applying it again as a reference would undo what the file's own values did to it
     own = settings.model_copy(update={"geometry": None})
-    return Hdf5Source(path, layout, GeomDescription(path, geom, own, layout.parts[0]), pool)
+    stages = layout_of_geom(path, geom, geom.nominal, pool, settings.gain_data) if settings.gain_data else None
+    return Hdf5Source(path, layout, GeomDescription(path, geom, own, layout.parts[0]), pool, stages)
 
 
 def _open_with_detector(path: str, settings: SourceSettings, pool: Hdf5Pool) -> FrameSource:
     """Open plain HDF5 frames whose panels a DIALS or NeXus file describes."""
     reference = load_reference(settings)
     assert reference is not None
-    name = settings.data_path or find_frames(path, pool)
+    layout = _plain_layout(path, settings.data_path or find_frames(path, pool), reference, pool)
+    stages = _plain_layout(path, settings.gain_data, reference, pool) if settings.gain_data else None
+    return Hdf5Source(path, layout, PlainDescription(path, reference, settings), pool, stages)
+
+
+def _plain_layout(path: str, name: str, reference: Experiment, pool: Hdf5Pool) -> Layout:
+    """Return where the panels lie in a dataset of which the file says nothing."""
     dataset = pool.dataset(path, name)
     axes = len(dataset.shape)
     if axes < 2:
@@ -89,4 +101,4 @@ def _open_with_detector(path: str, settings: SourceSettings, pool: Hdf5Pool) -> 
     whole = whole_dataset(dataset, path, (part,))
     layout = Layout((part,), dataset.dtype, reference.detector.stack_shape, chunk_frames(dataset, frame_axis), dataset=whole)
     check_dtype(layout, path)
-    return Hdf5Source(path, layout, PlainDescription(path, reference, settings), pool)
+    return layout

@@ -69,7 +69,9 @@ class _Cache:
 class Hdf5Source(FrameSource):
     """Frames of one HDF5 file or master file."""
 
-    def __init__(self, path: str, layout: Layout, description: Description, pool: Hdf5Pool | None = None) -> None:
+    def __init__(
+        self, path: str, layout: Layout, description: Description, pool: Hdf5Pool | None = None, stages: Layout | None = None
+    ) -> None:
         self.path = path
         self.layout = layout
         self.description = description
@@ -77,6 +79,9 @@ class Hdf5Source(FrameSource):
         self.chunk_frames = layout.chunk_frames
         self._pool = pool or Hdf5Pool()
         self._reader = FrameReader(path, layout, self._pool)
+        self._stages = None if stages is None else FrameReader(path, stages, self._pool)
+        if stages is not None and stages.n_frames != layout.n_frames:
+            raise DataError(f"input.gain_data has {stages.n_frames} frames, the pixels {layout.n_frames}: correct its path", path)
         self._cache = _Cache()
 
     def summary(self) -> SourceSummary:
@@ -130,7 +135,8 @@ class Hdf5Source(FrameSource):
             for panel, kind, value in marked:
                 bad = pixels[panel] == value if kind == "equal" else pixels[panel] > value
                 mask[panel][bad] |= np.uint8(MaskBit.RANGE)
-        return Frame(FrameRef(source, index), pixels, mask, self._cache.trusted, models.detector, models.beam)
+        stages = None if self._stages is None else self._stages.read(index)
+        return Frame(FrameRef(source, index), pixels, mask, self._cache.trusted, models.detector, models.beam, stages=stages)
 
     def count_like(self, path: str) -> tuple[int, int] | None:
         """Return frames and frames a chunk of another file in which the same dataset holds frames of the same shape and type."""
@@ -159,6 +165,8 @@ class Hdf5Source(FrameSource):
         """Release file handles; the source can be read again afterwards."""
         self._pool.close()
         self._reader.release()
+        if self._stages is not None:
+            self._stages.release()
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.n_frames:

@@ -65,6 +65,8 @@ class ImageSource(FrameSource):
     def __init__(self, path: str | Path, settings: SourceSettings) -> None:
         if settings.data_path is not None:
             raise ConfigError(f"data_path = {settings.data_path!r} is for HDF5 files, {path} is an image file: take it out")
+        if settings.gain_data is not None:
+            raise ConfigError(f"gain_data = {settings.gain_data!r} is for HDF5 files, {path} is an image file: take it out")
         self.path = str(path)
         self.settings = settings
         self.n_frames = 1

@@ -42,4 +42,8 @@ class SourceSettings(Parameters):
     ] = None
     sensor_thickness: Annotated[float | None, Field(ge=0, description="thickness of the sensor, mm; 0: no parallax")] = None
     adu_per_photon: Annotated[float | None, Field(gt=0, description="raw units a photon, uniform over the detector")] = None
+    gain_data: Annotated[
+        str | None,
+        Field(description="HDF5 path of a separate array that tells the gain stage of each pixel, laid out as the frames"),
+    ] = None
     data_path: Annotated[str | None, Field(description="HDF5 path of the frames, where the file does not say")] = None

@@ -15,7 +15,7 @@ from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.manifest import State, file_state
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.run.campaign.plan import CampaignRun
-from xfelproc.run.config import JobConfig, dump_config, load_document
+from xfelproc.run.config import INPUT_FILES, JobConfig, dump_config, load_document
 from xfelproc.run.directory import RunDirectory, relevant
 from xfelproc.run.journal import read_journal
 from xfelproc.run.lineage import changed, digest, file_identity, versions
@@ -93,7 +93,7 @@ def job_stamp(config: JobConfig) -> str:
     """Return the hash of what a run's results depend on: the job, and the files it names as they are now."""
     content = {k: v for k, v in config.resolved().items() if k not in OWN_SECTIONS}
     given = config.input
-    others = [str(getattr(given, name) or "") for name in ("geometry", "mask", "dark", "gain")]
+    others = [str(getattr(given, name) or "") for name in INPUT_FILES]
     files = [_identity(name, file_state(name.partition(":")[0])) for name in others]
     frames = [file_state(name) for name in given.files]
     job = {"job": content, "unit_size": config.execution.unit_size, "versions": versions()}

@@ -14,12 +14,12 @@ from typing import Any
 
 from xfelproc.errors import ConfigError
 from xfelproc.io.sources.folders import natural_key
-from xfelproc.run.campaign.settings import FILE_KEYS, CampaignSettings, absolute_paths
-from xfelproc.run.config import JobConfig, load_document, make_config, parse_override
+from xfelproc.run.campaign.settings import CampaignSettings, absolute_paths
+from xfelproc.run.config import INPUT_FILES, JobConfig, load_document, make_config, parse_override
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _NOT_IN_NAMES = re.compile(r"[^\w.+=-]+")
-INPUT_COLUMNS = (*FILE_KEYS, "distance", "wavelength", "beam_center")
+INPUT_COLUMNS = (*INPUT_FILES, "distance", "wavelength", "beam_center")
 INDEX_COLUMNS = ("cell", "space_group")
 
 

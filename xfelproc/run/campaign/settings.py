@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from xfelproc.errors import ConfigError
 from xfelproc.models.parameters import Parameters
+from xfelproc.run.config import INPUT_FILES
 from xfelproc.run.messages import explain
 
 Plain = str | int | float | bool
@@ -103,16 +104,13 @@ def _absolute(settings: CampaignSettings, base: Path) -> CampaignSettings:
     )
 
 
-FILE_KEYS = ("geometry", "mask", "dark", "gain")
-
-
 def absolute_paths(job: dict[str, Any], base: Path) -> dict[str, Any]:
     """Return a job's keys with the files in section ``[input]`` absolute."""
     given = job.get("input")
     if not isinstance(given, dict):
         return job
     changed: dict[str, Any] = dict(given)
-    for key in FILE_KEYS:
+    for key in INPUT_FILES:
         if isinstance(changed.get(key), str):
             changed[key] = str(base / Path(changed[key]).expanduser())
     if "files" in changed:
