@@ -198,7 +198,8 @@ def check_calibration(config: JobConfig, experiment: Experiment, source: FrameSo
         If they do not.
     """
     given, calibrate = config.input, config.section("calibrate")
-    asked = calibrate.gain_stages.method not in ("auto", "none")
+    stages = getattr(calibrate, "gain_stages", None)  # not every calibrator has stages
+    asked = stages is not None and stages.method not in ("auto", "none")
     if asked or any(name is not None for name in (given.dark, given.gain, given.mask, given.calibration)):
         loaded = CalibrationInputs.load(given.dark, given.gain, given.calibration)
         mask, detector = source.static_mask(), experiment.detector
