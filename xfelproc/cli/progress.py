@@ -105,7 +105,7 @@ class ConsoleReporter:
         now = time.monotonic()
         rate = self._new / max(1e-9, now - self._begun)
         new = "" if self._new == self._done else f"of {self._new} new: "  # what was done before was not counted here
-        text = f"{rate:.1f} frames/s, {new}{rates(self._counts)}"
+        text = f"{rate:.1f} frames/s" + (f", {new}{rates(self._counts)}" if self._counts else "")  # folds over frames count nothing
         if self._terminal and self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=text)
         elif now - self._said > LINE_EVERY or self._done == self._total:

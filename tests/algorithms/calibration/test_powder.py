@@ -163,6 +163,16 @@ def test_no_rings() -> None:
         fit(true, true, CALIBRANTS["ice"], paint(true, ()))
 
 
+def test_a_broad_hump_is_no_ring() -> None:
+    """Water scatters where ice has rings: noise on its slope must not be taken for them."""
+    true = flat_detector(400, (200.0, 200.0))
+    y, x = np.mgrid[:400, :400] - 199.5
+    hump = 4.0 * np.exp(-(((np.hypot(x, y) - 150.0) / 35.0) ** 2)) + 1.0
+    image = (np.random.default_rng(3).poisson(hump * 30) / 30).astype(np.float32)[None]
+    with pytest.raises(DataError, match=r"pieces"):
+        fit(true, true, CALIBRANTS["ice"], image)
+
+
 def test_no_pixels() -> None:
     true = flat_detector(50, (25.0, 25.0))
     with pytest.raises(DataError, match="no usable pixel"):

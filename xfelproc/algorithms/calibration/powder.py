@@ -28,6 +28,10 @@ ROUNDS = 10
 MIN_POINTS = 12
 MIN_SIGNAL = 5.0
 """A piece of a ring counts from this many σ above its background."""
+SEEN = 0.2
+"""A ring counts if it is seen in this share of the sectors that the detector has of it."""
+RANDOM = 0.5
+"""Pieces that scatter by more than this share of what random places would are no rings."""
 OUTLIER = 4.0
 """Pieces further off than this, in robust σ, are left out."""
 
@@ -112,7 +116,15 @@ class Powder(Parameters):
                 break
             before = place.values
             window = min(self.window, max(6.0, 0.75 * window))
-        return _result(place, points, used, wanted)
+        result = _result(place, points, used, wanted)
+        random = 0.7 * window / np.sqrt(3.0)
+        if result.rms > RANDOM * random:
+            raise DataError(
+                f"what is found near the rings' places does not lie on them: {len(points)} pieces scatter by {result.rms:.2f} px "
+                f"rms, random places by {random:.2f} px: these frames show no rings of this powder, "
+                "or the rings are wider than --window"
+            )
+        return result
 
     def _search(self, image: NDArray[Any], good: NDArray[np.bool_], detector: Detector, beam: Beam, spacings: Floats) -> Floats:
         """Return the translation (mm) across the beam, twice, and along it, by which the rings are sharpest and fit best."""
@@ -160,7 +172,7 @@ def find_rings(
     gaps = np.diff(radii[order], prepend=-np.inf, append=np.inf)
     half = np.empty(len(radii))
     half[order] = np.minimum(window, 0.5 * np.minimum(gaps[:-1], gaps[1:]))
-    found = []
+    found, looked_at = [], np.zeros(len(radii))
     for number in range(len(detector)):
         x, y = plane.project(detector, number)
         radius = np.hypot(x, y)
@@ -168,12 +180,15 @@ def find_rings(
             near = np.flatnonzero((np.abs(radius - radii[ring]) <= half[ring]) & good[number])
             if len(near) < 5 * half[ring]:
                 continue
-            place, phi, sigma = _pieces(
+            place, phi, sigma, sectors = _pieces(
                 radius.flat[near] - radii[ring], np.arctan2(y.flat[near], x.flat[near]), image[number].flat[near], half[ring]
             )
+            looked_at[ring] += sectors
             rows = _on_panel(plane, detector, number, radii[ring] + place, phi)
             found.append(np.column_stack([np.full(len(phi), number), rows, np.full(len(phi), ring), sigma]))
     table = np.concatenate(found) if found else np.zeros((0, 5))
+    mine = table[:, 3].astype(np.int64)
+    table = table[(np.bincount(mine, minlength=len(radii)) >= SEEN * looked_at)[mine]]
     return RingPoints(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], table[:, 3].astype(np.int64), table[:, 4])
 
 
@@ -185,8 +200,11 @@ def _on_panel(plane: Plane, detector: Detector, number: int, radius: Floats, phi
     return pixels
 
 
-def _pieces(offset: Floats, phi: Floats, values: NDArray[Any], half: float) -> tuple[Floats, Floats, Floats]:
-    """Return, of the sectors that show a peak, its place in the strip (px), its azimuth (radians) and the uncertainty (px)."""
+def _pieces(offset: Floats, phi: Floats, values: NDArray[Any], half: float) -> tuple[Floats, Floats, Floats, int]:
+    """Return, of the sectors that show a peak, its place in the strip (px), its azimuth (radians) and the uncertainty (px).
+
+    Last comes the number of sectors that the panel has of the ring.
+    """
     n_bins = max(5, int(2 * half))
     bins = np.minimum(((offset + half) * (n_bins / (2 * half))).astype(np.int64), n_bins - 1)
     sector = np.minimum(((phi / (2 * np.pi) + 0.5) * SECTORS).astype(np.int64), SECTORS - 1)
@@ -200,10 +218,10 @@ def _pieces(offset: Floats, phi: Floats, values: NDArray[Any], half: float) -> t
         azimuth = np.bincount(sector, phi, SECTORS) / np.bincount(sector, minlength=SECTORS)
     whole = count.min(axis=1) >= 2
     if not whole.any():
-        return np.zeros(0), np.zeros(0), np.zeros(0)
+        return np.zeros(0), np.zeros(0), np.zeros(0), 0
     place, sigma, signal = _peaks(at[whole], mean[whole], half)
     keep = (signal > MIN_SIGNAL) & (np.abs(place) < 0.7 * half)
-    return place[keep], azimuth[whole][keep], sigma[keep]
+    return place[keep], azimuth[whole][keep], sigma[keep], int(np.count_nonzero(whole))
 
 
 def _peaks(at: Floats, profile: Floats, half: float) -> tuple[Floats, Floats, Floats]:
