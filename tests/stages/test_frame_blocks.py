@@ -62,7 +62,7 @@ def test_average(blocks: FrameBlocks, calibrate: Any) -> None:
     np.testing.assert_allclose(found.sd, expected.std(ddof=1), rtol=1e-6)
     assert np.all(found.maximum == expected.max())
     assert np.all(found.count == 11)
-    assert whole["n_unread"] == 1
+    assert whole["unread_frames"] == 1
     assert problems_of(whole)[0][0] == FrameRef(0, 5)
 
 

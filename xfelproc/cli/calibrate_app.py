@@ -12,14 +12,73 @@ from xfelproc.cli.options import DriverName, Frames, HitsOf, Overrides, Which, W
 AverageFile = Annotated[
     Path | None, typer.Option("--average", metavar="X.h5", help="a file of 'xfelproc average' instead of frames")
 ]
+Constants = Annotated[Path, typer.Option("--output", "-o", metavar="X.h5", help="constants file to write, or to add to")]
 
 
 def make_calibrate_app() -> typer.Typer:
     """Return the application."""
     app = typer.Typer(help="Calibrate a detector: darks, gains, masks, powder rings.", no_args_is_help=True, rich_markup_mode=None)
-    for command in (mask, powder):
+    for command in (dark, gain, mask, powder):
         app.command(name=command.__name__)(command)
     return app
+
+
+def dark(
+    frames: Frames = None,
+    output: Constants = Path("constants.h5"),
+    stage: Annotated[
+        int | None, typer.Option("--stage", min=0, help="gain stage of these frames, where their values do not tell it (0)")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option("--stages", help="how values tell the gain stage: bits (JUNGFRAU), epix10k, array or none")
+    ] = None,
+    min_frames: Annotated[int | None, typer.Option("--min-frames", help="fewest frames of a gain stage (10)")] = None,
+    outliers: Annotated[
+        float | None, typer.Option("--outliers", help="σ from the mean beyond which values are left out (5)")
+    ] = None,
+    driver: DriverName = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pedestal, noise and bad pixels from dark frames, by gain stage; added to the constants file if it is there."""
+    from xfelproc.run.early import start_frames
+
+    start_frames(frames or [], None, driver, overrides or [])
+    from xfelproc.algorithms.calibration import Darks
+    from xfelproc.cli.calibrate import options, with_progress
+    from xfelproc.run.averaging import FrameChoice
+    from xfelproc.run.calibrating import run_dark
+
+    given = [*(overrides or ()), *([f"calibrate.gain_stages={stages}"] if stages else [])]
+    choice = FrameChoice(tuple(frames or ()), tuple(given), driver=driver, workers=workers)
+    darks = options(Darks, stage=stage, min_frames=min_frames, outliers=outliers)
+    with_progress(lambda reporter: run_dark(choice, darks, output, reporter))
+
+
+def gain(
+    frames: Frames = None,
+    output: Constants = Path("constants.h5"),
+    constants: Annotated[
+        Path | None,
+        typer.Option("--constants", metavar="X.h5", help="pedestal and noise, of 'calibrate dark' (or input.calibration)"),
+    ] = None,
+    hits: HitsOf = None,
+    which: Which = "hits",
+    driver: DriverName = None,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Gain of each panel (ADU a photon) from ordinary frames: background or powder, the scatter of photons tells it."""
+    from xfelproc.run.early import start_frames
+
+    start_frames(frames or [], hits, driver, overrides or [])
+    from xfelproc.cli.calibrate import with_progress
+    from xfelproc.run.averaging import FrameChoice
+    from xfelproc.run.calibrating import run_gain
+
+    given = [*(overrides or ()), *([f'input.calibration="{constants.absolute()}"'] if constants else [])]
+    choice = FrameChoice(tuple(frames or ()), tuple(given), hits, which, driver, workers)
+    with_progress(lambda reporter: run_gain(choice, output, reporter))
 
 
 def mask(

@@ -58,12 +58,12 @@ class FrameChoice:
             inputs = inputs or [str(open_run(self.run).job)]
         return job_of(inputs, self.overrides, {"driver": self.driver, "workers": self.workers})
 
-    def finder(self, config: JobConfig, say: Callable[[str], None]) -> Callable[[Crew, Opener], FrameInput]:
-        """Return what finds the frames."""
+    def finder(self, config: JobConfig, say: Callable[[str], None], raw: bool = False) -> Callable[[Crew, Opener], FrameInput]:
+        """Return what finds the frames; if they are taken as they are in the files (``raw``), calibration is not looked at."""
 
         def find(crew: Crew, opener: Opener) -> FrameInput:
             if self.run is None:
-                return planned(config, crew, opener)
+                return planned(config, crew, opener, raw)
             return frames_of_run(self.run, self.which, config, say, opener)
 
         return find
@@ -120,7 +120,7 @@ def run_average(choice: FrameChoice, output: Path, reporter: Reporter, raw: bool
     """
     check_output(output)
     config = choice.job()
-    with frame_session(output, config.execution, choice.finder(config, reporter.say), reporter) as session:
+    with frame_session(output, config.execution, choice.finder(config, reporter.say, raw), reporter) as session:
         found = average_frames(session, raw)
         paths = write_average(output, found)
     reporter.say(f"{found.average.n_frames} frames averaged")

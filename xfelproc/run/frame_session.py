@@ -165,7 +165,7 @@ class FrameSession:
             self.reporter.say(f"workers lost ({details['how']}); starting again")
 
     def _say_unread(self, partial: Partial) -> None:
-        n = int(partial["n_unread"])
+        n = int(partial["unread_frames"])
         if n:
             reason = problems_of(partial)[0][1]
             self.warn(f"{n} of {self.given.manifest.n_frames} frames cannot be read and are left out; the first: {reason}")
@@ -202,15 +202,19 @@ def job_of(inputs: Sequence[str], overrides: Sequence[str], execution: dict[str,
     return config.model_copy(update={"recipe": "stills", "execution": settings})
 
 
-def planned(config: JobConfig, crew: Crew, opener: Opener) -> FrameInput:
-    """Return the frames of a job.
+def planned(config: JobConfig, crew: Crew, opener: Opener, raw: bool = False) -> FrameInput:
+    """Return the frames of a job; constants that frames are calibrated with are not looked at if they are taken ``raw``.
 
     Raises
     ------
     ConfigError
         If there are none.
     """
-    plan = make_plan(config, opener, crew.map)
+    asked = config
+    if raw:
+        given = config.input.model_copy(update={"dark": None, "gain": None, "calibration": None})
+        asked = config.model_copy(update={"input": given, "calibrate": type(config.section("calibrate"))()})
+    plan = make_plan(asked, opener, crew.map)
     return FrameInput(config, plan.manifest, plan.experiment, config.input.settings())
 
 

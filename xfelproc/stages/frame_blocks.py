@@ -103,13 +103,13 @@ def close_sources() -> None:
 def problem_arrays(problems: list[tuple[FrameRef, str]]) -> dict[str, NDArray[Any]]:
     """Return frames that could not be read as arrays of a partial result: how many, and the reasons of the first."""
     text = json.dumps([[ref.source, ref.index, reason] for ref, reason in problems[:PROBLEMS_KEPT]]).encode()
-    return {"n_unread": np.array(len(problems)), "unread": np.frombuffer(text, dtype=np.uint8)}
+    return {"unread_frames": np.array(len(problems)), "unread": np.frombuffer(text, dtype=np.uint8)}
 
 
 def join_problems(first: dict[str, NDArray[Any]], second: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return the same of two partial results, the first one's frames first."""
     joined = problem_arrays([*problems_of(first), *problems_of(second)])
-    return {**joined, "n_unread": first["n_unread"] + second["n_unread"]}
+    return {**joined, "unread_frames": first["unread_frames"] + second["unread_frames"]}
 
 
 def problems_of(partial: dict[str, NDArray[Any]]) -> list[tuple[FrameRef, str]]:
