@@ -73,7 +73,7 @@ def open_fake(path: str, settings: SourceSettings) -> FrameSource:
 
 
 class FakeCalibrate(Parameters):
-    def constants(self, detector: Detector, static_mask: Any, dark: Any = None, gain: Any = None) -> Any:
+    def constants(self, detector: Detector, static_mask: Any, dark: Any = None, gain: Any = None, calibration: Any = None) -> Any:
         return 1
 
     def apply(self, frame: Frame, constants: Any) -> Frame:
