@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -58,6 +59,8 @@ def run_inline(path: Path, output: Path, *options: object) -> Result:
         (["--only", "integrate"], ["--only integrate", "known: cell, process, merge, report"]),
         (["--set", "input.geometry=none.geom"], ["input.geometry", "none.geom: no such file"]),
         (["--set", "input.dark=none.npy"], ["none.npy"]),
+        (["--set", "input.calibration=none.h5"], ["none.h5", "no such constants file"]),
+        (["--set", "calibrate.gain_stages=bits"], ["input: gain stages need a dark of each stage", "input.calibration"]),
         (["--set", "input.mask=none.npy"], ["none.npy", "no such file"]),
         (["--set", "index.cell=[79, 79, 38]"], ["index.cell: too few values"]),
         (["--set", "index.cell=79 79 38 90 90 90"], ["index.cell: must be a list"]),
@@ -66,6 +69,22 @@ def run_inline(path: Path, output: Path, *options: object) -> Result:
 def test_wrong_jobs(experiment: Path, tmp_path: Path, options: list[str], words: list[str]) -> None:
     refused(run_inline(experiment / "job.toml", tmp_path / "run", *options), *words)
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    ("constants", "words"),
+    [
+        ({"pedestal": np.zeros((1, 1, 640, 639))}, ["pedestal in the constants file has shape (1, 1, 640, 639)", "(1, 640, 640)"]),
+        ({"gain": np.zeros((1, 1, 640, 640))}, ["gain of stage 0 is 0", "give another gain map"]),
+    ],
+)
+def test_wrong_constants(experiment: Path, tmp_path: Path, constants: dict[str, Any], words: list[str]) -> None:
+    with h5py.File(tmp_path / "constants.h5", "w") as file:
+        for name, values in constants.items():
+            file[name] = values
+            file[name].attrs["unit"] = "ADU/photon"
+    option = f"input.calibration={tmp_path / 'constants.h5'}"
+    refused(run_inline(experiment / "job.toml", tmp_path / "run", "--set", option), *words)
 
 
 def test_missing_job(tmp_path: Path) -> None:

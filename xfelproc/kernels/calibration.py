@@ -15,6 +15,7 @@ Floats32 = NDArray[np.float32]
 def calibrate_maps(
     pixels: NDArray[Any],
     limits: NDArray[Any],
+    limited: NDArray[np.bool_],
     pedestal: Floats32,
     inverse_gain: Floats32,
     factor: np.float32,
@@ -24,11 +25,23 @@ def calibrate_maps(
     """Write ``(raw - pedestal) × (inverse_gain × factor)`` of a stack (panel, slow, fast), with maps of the same shape.
 
     Raw values below ``limits[panel, 0]``, above ``limits[panel, 2]`` or NaN become NaN; those above ``limits[panel, 1]``
-    become ``ceiling[panel]``, which is beyond what the panel's trusted range allows.
+    become ``ceiling[panel]``, which is beyond what the panel's trusted range allows. Where no value can be outside the limits
+    ``limited[panel]`` may be False, which is faster.
     """
     for p in range(pixels.shape[0]):
         for y in range(pixels.shape[1]):
-            calibrate_row(pixels[p, y], limits[p], pedestal[p, y], inverse_gain[p, y], factor, ceiling[p], out[p, y])
+            row, dark, scale, target = pixels[p, y], pedestal[p, y], inverse_gain[p, y], out[p, y]
+            if limited[p]:
+                calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
+            else:
+                calibrate_plain_row(row, dark, scale, factor, target)
+
+
+@njit(cache=True, nogil=True)
+def calibrate_plain_row(row: NDArray[Any], dark: Floats32, scale: Floats32, factor: np.float32, out: Floats32) -> None:
+    """Do as `calibrate_row` where no value can be outside the limits; NaN stays NaN."""
+    for x in range(len(row)):
+        out[x] = (np.float32(row[x]) - dark[x]) * (scale[x] * factor)
 
 
 @njit(cache=True, nogil=True)
@@ -68,7 +81,7 @@ def calibrate_panels(
                 target[x] = photons if good else np.float32(np.nan)
 
 
-BLOCK = 64
+BLOCK = 128
 """Pixels of a row that are looked at together for a code that is not 0."""
 
 
@@ -77,6 +90,7 @@ def calibrate_bits(
     pixels: NDArray[Any],
     shift: int,
     limits: NDArray[Any],
+    limited: NDArray[np.bool_],
     stages: NDArray[np.int8],
     saturated: NDArray[np.float64],
     pedestal: Floats32,
@@ -97,8 +111,30 @@ def calibrate_bits(
         for y in range(pixels.shape[1]):
             row, target = pixels[p, y], out[p, y]
             if first >= 0:
-                calibrate_row(row, limits[p], pedestal[first, p, y], inverse_gain[first, p, y], factor, ceiling[p], target)
+                dark, scale = pedestal[first, p, y], inverse_gain[first, p, y]
+                if limited[p]:
+                    calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
+                else:
+                    calibrate_plain_row(row, dark, scale, factor, target)
             switched_by_bits(row, p, y, 0, shift, stages[p], saturated[p], pedestal, inverse_gain, factor, ceiling[p], target)
+
+
+@njit(cache=True, nogil=True)
+def coded_blocks(row: NDArray[Any], shift: int, every: bool, out: NDArray[np.int64]) -> int:
+    """Write where blocks of a row begin in which a code is not 0 (or ``every`` one), and return their number."""
+    whole = 0 if every else len(row) - len(row) % BLOCK
+    n = 0
+    for begin in range(0, whole, BLOCK):
+        block, bits = row[begin : begin + BLOCK], row[begin]
+        for i in range(BLOCK):  # a number of turns that is known makes vector instructions of it
+            bits |= block[i]
+        if bits >> shift != 0:
+            out[n] = begin
+            n += 1
+    for begin in range(whole, len(row), BLOCK):
+        out[n] = begin
+        n += 1
+    return n
 
 
 @njit(cache=True, nogil=True)
@@ -116,30 +152,48 @@ def switched_by_bits(
     top: np.float32,
     out: Floats32,
 ) -> None:
-    """Write those pixels of a row whose code is not 0; all, where code 0 is no stage. The row begins at pixel (p, y, x0).
+    """Write those pixels of a part of a row whose code is not 0; all, where code 0 is no stage. It begins at pixel (p, y, x0).
 
     ``table`` and ``saturated`` are the panel's; all bits set are no measurement. See `calibrate_bits`.
     """
+    blocks = np.empty(len(row) // BLOCK + 1, dtype=np.int64)
+    n = coded_blocks(row, shift, table[0] < 0, blocks)
+    for b in range(n):
+        begin = blocks[b]
+        end = min(begin + BLOCK, len(row))
+        switched_pixels(
+            row[begin:end], p, y, x0 + begin, shift, table, saturated, pedestal, inverse_gain, factor, top, out[begin:end]
+        )
+
+
+@njit(cache=True, nogil=True)
+def switched_pixels(
+    row: NDArray[Any],
+    p: int,
+    y: int,
+    x0: int,
+    shift: int,
+    table: NDArray[np.int8],
+    saturated: NDArray[np.float64],
+    pedestal: Floats32,
+    inverse_gain: Floats32,
+    factor: np.float32,
+    top: np.float32,
+    out: Floats32,
+) -> None:
+    """Do as `switched_by_bits`, pixel by pixel."""
     every = table[0] < 0
     value_mask = (1 << shift) - 1
-    for begin in range(0, len(row), BLOCK):
-        end = min(begin + BLOCK, len(row))
-        bits = row[begin]
-        for x in range(begin + 1, end):
-            bits |= row[x]
-        if bits >> shift == 0 and not every:
+    for x in range(len(row)):
+        v = row[x]
+        code = v >> shift
+        if code == 0 and not every:
             continue
-        for x in range(begin, end):
-            v = row[x]
-            code = v >> shift
-            if code == 0 and not every:
-                continue
-            stage = table[code] if code < len(table) else -1
-            if v & value_mask == value_mask and code == len(table) - 1:
-                stage = -1
-            out[x] = photons_in_stage(
-                np.float32(v & value_mask), stage, p, y, x0 + x, saturated, pedestal, inverse_gain, factor, top
-            )
+        stage = table[code] if code < len(table) else -1
+        if v & value_mask == value_mask and code == len(table) - 1:
+            stage = -1
+        value = np.float32(v & value_mask)
+        out[x] = photons_in_stage(value, stage, p, y, x0 + x, saturated, pedestal, inverse_gain, factor, top)
 
 
 @njit(cache=True, nogil=True)
@@ -168,6 +222,7 @@ def calibrate_codes(
     pixels: NDArray[Any],
     codes: NDArray[np.uint8],
     limits: NDArray[Any],
+    limited: NDArray[np.bool_],
     stages: NDArray[np.int8],
     saturated: NDArray[np.float64],
     pedestal: Floats32,
@@ -183,7 +238,11 @@ def calibrate_codes(
         for y in range(pixels.shape[1]):
             row, target = pixels[p, y], out[p, y]
             if first >= 0:
-                calibrate_row(row, limits[p], pedestal[first, p, y], inverse_gain[first, p, y], factor, ceiling[p], target)
+                dark, scale = pedestal[first, p, y], inverse_gain[first, p, y]
+                if limited[p]:
+                    calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
+                else:
+                    calibrate_plain_row(row, dark, scale, factor, target)
             for x in range(len(row)):
                 code = codes[p, y, x]
                 if code == 0 and first >= 0:

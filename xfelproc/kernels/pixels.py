@@ -28,3 +28,13 @@ def pixel_limits(dtype: np.dtype[Any], trusted: NDArray[np.float64]) -> NDArray[
     marked = (trusted[:, 1] < info.max) & (info.min == 0)
     limits[:, 2] = np.where(marked, info.max - 1, info.max)
     return limits
+
+
+def limits_bind(limits: NDArray[Any], largest: float | None = None) -> NDArray[np.bool_]:
+    """Return (panel,) whether a value can be outside the limits at all; ``largest`` is the highest one there is, where known."""
+    dtype = limits.dtype
+    least, most = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    if largest is not None:
+        most = min(most, largest)
+    bound: NDArray[np.bool_] = (limits[:, 0] > least) | (limits[:, 1] < most) | (limits[:, 2] < most)
+    return bound

@@ -50,10 +50,14 @@ def test_maps_against_numpy(dtype: str) -> None:
     good = constants.mask == 0
     good[0, 5, 5] = False
     np.testing.assert_allclose(done.pixels[good], (raw[good] - dark[good]) / gain[good], rtol=1e-6, atol=1e-6)
+    single = (raw.astype(np.float32) - dark)[good] * (np.float32(1) / gain[good])
+    assert np.array_equal(done.pixels[good], single)  # to the last bit
     assert done.pixels.dtype == np.float32
     assert done.pixels[0, 5, 5] > done.trusted[0, 1]
     assert np.all(done.pixels[good] <= done.trusted[0, 1])
     assert [constants.mask[i] for i in ((1, 3, 4), (1, 3, 5), (0, 7, 7))] == [MaskBit.CALIBRATION] * 3
+    endless = replace(frame, trusted=np.full((2, 2), [-np.inf, np.inf]))
+    assert np.array_equal(calibrate.apply(endless, constants).pixels[good], single)
 
 
 def test_values_that_are_no_measurement_become_nan() -> None:

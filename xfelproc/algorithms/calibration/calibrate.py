@@ -16,7 +16,7 @@ from xfelproc.algorithms.calibration.reasons import reasons_of
 from xfelproc.algorithms.calibration.stages import AutoStages, GainStages, apply_stages, stage_constants
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import calibrate_maps, calibrate_panels
-from xfelproc.kernels.pixels import pixel_limits
+from xfelproc.kernels.pixels import limits_bind, pixel_limits
 from xfelproc.models.calibration import DetectorConstants, StageCoding
 from xfelproc.models.conventions import MaskBit, energy_of, mask_bits
 from xfelproc.models.experiment import Detector
@@ -241,7 +241,9 @@ def _in_photons(frame: Frame, constants: CalibrationConstants, factor: float) ->
         inverse = constants.inverse_gain * np.float32(factor)
         calibrate_panels(frame.pixels, limits, constants.pedestal, inverse, ceiling, out)
     else:
-        calibrate_maps(frame.pixels, limits, constants.pedestal, constants.inverse_gain, np.float32(factor), ceiling, out)
+        calibrate_maps(
+            frame.pixels, limits, limits_bind(limits), constants.pedestal, constants.inverse_gain, np.float32(factor), ceiling, out
+        )
     return replace(frame, pixels=out, trusted=_trusted(highest))
 
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import calibrate_bits, calibrate_codes, codes_of_array
-from xfelproc.kernels.pixels import pixel_limits
+from xfelproc.kernels.pixels import limits_bind, pixel_limits
 from xfelproc.models.calibration import MAX_STAGES, DetectorConstants, StageCoding
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame
@@ -299,7 +299,8 @@ def apply_stages(frame: Frame, constants: StageConstants, factor: float, out: Fl
     highest = constants.highest(largest) * np.float32(factor)
     ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
     limits, maps = pixel_limits(dtype, trusted), (constants.pedestal, constants.inverse_gain)
-    common = (limits, constants.table, constants.saturated, *maps, np.float32(factor), ceiling, out)
+    limited = limits_bind(limits, None if codes is not None else constants.value_mask)
+    common = (limits, limited, constants.table, constants.saturated, *maps, np.float32(factor), ceiling, out)
     if codes is None:
         calibrate_bits(frame.pixels, constants.coding.shift, *common)
     else:
