@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.stages.fakes import FakeCalibrate, FakeIntegrate, FakeMerge, Quiet
+from tests.stages.fakes import FakeCalibrate, FakeIntegrate, FakeMerge, NoMetrology, Quiet
 from xfelproc.algorithms.indexing import Index
 from xfelproc.algorithms.refinement import Refine
 from xfelproc.io.manifest import read_manifest
@@ -26,6 +26,7 @@ from xfelproc.models.parameters import Parameters
 from xfelproc.models.tables import SpotTable
 from xfelproc.run.config import config_class, make_config
 from xfelproc.run.directory import RunDirectory
+from xfelproc.run.geometry import result_stage
 from xfelproc.run.recipes import run_job
 
 
@@ -81,6 +82,7 @@ SECTIONS: dict[str, type[Parameters]] = {
     "index": Index,
     "refine": Refine,
     "integrate": FakeIntegrate,
+    "metrology": NoMetrology,
     "merge": FakeMerge,
 }
 
@@ -104,9 +106,16 @@ class SpotRun:
 
 
 def run_spots(
-    lists: Sequence[SpotTable], detector: Detector, beam: Beam, target: CellTarget, folder: Path, **sections: dict[str, Any]
+    lists: Sequence[SpotTable],
+    detector: Detector,
+    beam: Beam,
+    target: CellTarget,
+    folder: Path,
+    only: str = "process",
+    models: dict[str, type[Parameters]] | None = None,
+    **sections: dict[str, Any],
 ) -> SpotRun:
-    """Run the stage process over lists of spots, in a new or used folder."""
+    """Run stages over lists of spots, in a new or used folder; ``models`` take the place of sections."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "spots.pickle"
     if not file.exists():
@@ -120,9 +129,9 @@ def run_spots(
     for name, keys in sections.items():
         document.setdefault(name, {}).update(keys)
     reporter = Quiet()
-    config = make_config(document, folder, config_class(SECTIONS))
-    run_job(config, folder / "run", reporter, only="process", opener=open_spot_lists)
+    config = make_config(document, folder, config_class({**SECTIONS, **(models or {})}))
+    run_job(config, folder / "run", reporter, only=only, opener=open_spot_lists)
     directory = RunDirectory(folder / "run")
-    n_units = read_manifest(directory.manifest).n_units
-    units = tuple(read_shard(shard_path(directory.path, "process", unit)) for unit in range(n_units))
+    n_units, stage = read_manifest(directory.manifest).n_units, result_stage(config, directory)
+    units = tuple(read_shard(shard_path(directory.path, stage, unit)) for unit in range(n_units))
     return SpotRun(units, directory.read_json("distance.json"), tuple(reporter.lines))

@@ -139,6 +139,10 @@ class FakeIntegrate(Parameters):
         return IntegrationResult(tuple(x.crystal for x in lattices), (2.0,) * len(lattices), table)
 
 
+class NoMetrology(Parameters):
+    enabled: bool = False
+
+
 class FakeMerge(Parameters):
     d_min: float = 2.0
 
@@ -149,6 +153,7 @@ SECTIONS: dict[str, type[Parameters]] = {
     "index": FakeIndex,
     "refine": FakeRefine,
     "integrate": FakeIntegrate,
+    "metrology": NoMetrology,
     "merge": FakeMerge,
 }
 

@@ -11,7 +11,6 @@ from xfelproc.io.shards import shard_path
 from xfelproc.models.conventions import FrameStatus, ReflectionFlag, SpotFlag
 from xfelproc.run.exporting import FinishedRun
 from xfelproc.run.lineage import versions
-from xfelproc.run.stage_process import STAGE
 from xfelproc.run.target import recorded_target
 
 NOT_OF_THE_RESULT = ("execution", "report")
@@ -32,7 +31,7 @@ def consolidate_run(folder: Path, output: Path, progress: Callable[[int, int], N
     """
     run = FinishedRun.open(folder)
     manifest = run.manifest
-    shards = [shard_path(folder, STAGE, unit) for unit in range(manifest.n_units)]
+    shards = [shard_path(folder, run.stage, unit) for unit in range(manifest.n_units)]
     return consolidate(
         WholeShards(shards),
         len(manifest.sources),

@@ -24,9 +24,9 @@ from xfelproc.run.combining import CombineInput, combine_runs, workplace
 from xfelproc.run.config import Execution, JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
 from xfelproc.run.distance import source_settings
+from xfelproc.run.geometry import final_experiment, final_geometry, result_stage
 from xfelproc.run.lineage import versions
 from xfelproc.run.recipes import default_opener
-from xfelproc.run.stage_process import STAGE
 from xfelproc.run.target import recorded_target
 from xfelproc.stages.combine_settings import AS_THEY_ARE
 
@@ -62,21 +62,29 @@ class FinishedRun:
         """
         directory = open_run(folder)
         run = cls(directory, load_config(directory.job), directory.read_manifest())
-        missing = [u for u in range(run.manifest.n_units) if not shard_path(folder, STAGE, u).is_file()]
+        missing = [u for u in range(run.manifest.n_units) if not shard_path(folder, run.stage, u).is_file()]
         if missing:
             raise ConfigError(f"{folder}: {len(missing)} of {run.manifest.n_units} units are not processed yet: run its job first")
         return run
 
+    @property
+    def stage(self) -> str:
+        """The stage whose shards are the result."""
+        return result_stage(self.config, self.directory)
+
     def combine_input(self) -> CombineInput:
         """Return what `run.combining` needs of it."""
-        return CombineInput(self.directory.path, self.manifest, STAGE, source_settings(self.config, self.directory))
+        geometry = final_geometry(self.config, self.directory)
+        place = None if geometry is None else geometry.place
+        return CombineInput(self.directory.path, self.manifest, self.stage, source_settings(self.config, self.directory), place)
 
     def frames(self) -> Iterator[ExportedFrame]:
         """Yield the frames that could be read, in order, with their models."""
-        opener, settings = default_opener(), source_settings(self.config, self.directory)
+        opener, settings, stage = default_opener(), source_settings(self.config, self.directory), self.stage
+        geometry = final_geometry(self.config, self.directory)
         current: tuple[int, FrameSource] | None = None
         for unit in range(self.manifest.n_units):
-            result = read_shard(shard_path(self.directory.path, STAGE, unit))
+            result = read_shard(shard_path(self.directory.path, stage, unit))
             for row, ref in enumerate(self.manifest.unit(unit).frames):
                 if result.frames["status"][row] == FrameStatus.FAILED:
                     continue
@@ -85,7 +93,8 @@ class FinishedRun:
                         current[1].close()
                     current = (ref.source, opener(self.manifest.sources.path(ref.source), settings))
                 source = current[1]
-                yield ExportedFrame(source.path, ref, row, _event(source, ref.index), source.experiment(ref.index), result)
+                models = final_experiment(source.experiment(ref.index), geometry)
+                yield ExportedFrame(source.path, ref, row, _event(source, ref.index), models, result)
         if current is not None:
             current[1].close()
 
@@ -135,6 +144,7 @@ def export_stream(run: FinishedRun, output: Path) -> None:
 
 def _geometry(run: FinishedRun) -> GeomFile:
     given, moved = run.config.input.geometry, source_settings(run.config, run.directory).distance is not None
+    moved = moved or final_geometry(run.config, run.directory) is not None
     return read_geom(given) if given is not None and given.suffix == ".geom" and not moved else geom_of(run.first_experiment())
 
 

@@ -25,6 +25,7 @@ from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.tables import ShellTable
 from xfelproc.run.folding import Gathering, block_leaves, read_partial
+from xfelproc.run.geometry import PROCESS
 from xfelproc.run.lineage import digest, versions
 from xfelproc.run.target import MergingGroup, indexing_ambiguity
 from xfelproc.stages.fold import Nodes, Shards, cut_leaves
@@ -32,7 +33,6 @@ from xfelproc.stages.merge_parts import Begin, Gather, MergeJob, Partition, Surv
 from xfelproc.stages.merge_passes import Numbers, Pass, final_of
 
 STAGE = "merge"
-PROCESS = "process"
 BUCKET_SIZE = 1 << 19
 """Observations of a bucket, about: some 250 MB of memory."""
 FEWEST_LEAVES, MOST_LEAVES = 8, 64
@@ -43,10 +43,13 @@ has this many observations or more, unless the leaves would be too few to share 
 
 @dataclass(frozen=True)
 class MergeInput:
-    """A run to merge: its folder (with ``manifest.h5`` and ``shards``), and its number of units, all processed."""
+    """A run to merge: its folder (with ``manifest.h5`` and ``shards``), its number of units, all processed, and the stage whose
+    shards are its result.
+    """
 
     run: Path
     n_units: int
+    stage: str = PROCESS
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class FoundShards:
         lineages, frames, reflections = [], [], 0
         for given in inputs:
             for unit in range(given.n_units):
-                header = read_header(shard_path(given.run, PROCESS, unit))
+                header = read_header(shard_path(given.run, given.stage, unit))
                 if header is None:
                     raise ConfigError(f"merge: unit {unit} of {given.run} is not processed yet: run the same job without --only")
                 lineages.append(header.lineage)
@@ -107,7 +110,9 @@ class FoundShards:
     @property
     def blocks(self) -> Shards:
         """The shards as blocks of a fold."""
-        return Shards(PROCESS, tuple((given.run.absolute(), given.n_units) for given in self.inputs))
+        stages = {given.stage for given in self.inputs}
+        stage = stages.pop() if len(stages) == 1 else tuple(given.stage for given in self.inputs)
+        return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs))
 
 
 def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, group: MergingGroup) -> str:

@@ -179,7 +179,12 @@ class Progress:
         self._cpu[unit] = 1e3 * float(event["seconds"]) / max(1, frames)
         self.pace.add(self.updated, frames)
 
+    def _on_result(self, event: dict[str, Any]) -> None:
+        self.counts = Counter(event["counts"])
+
     def _on_failure(self, event: dict[str, Any]) -> None:
+        if event.get("stage", MAIN_STAGE) != MAIN_STAGE:
+            return
         unit, reason = int(event["unit"]), general_reason(str(event["reason"]))
         known = dict(self._failures.get(unit, ()))
         known[reason] = known.get(reason, 0) + int(event["count"])
@@ -201,8 +206,8 @@ class Progress:
 
     _on_stopped = _on_end
 
-    def look(self, run: Path) -> None:
-        """Count what the shards prove, whatever the journal tells."""
+    def look(self, run: Path, result: str = MAIN_STAGE) -> None:
+        """Count what the shards prove, whatever the journal tells; ``result`` is the stage whose shards are the result."""
         self.counts.clear()
         self.faults.clear()
         self.frames = self.units = 0
@@ -213,6 +218,7 @@ class Progress:
                     self.faults[found.value] += 1
                 continue
             self._seen[unit] = True
-            self.counts.update(found.counts)
+            later = found if result == MAIN_STAGE else inspect_shard(shard_path(run, result, unit))
+            self.counts.update(found.counts if isinstance(later, ShardFault) else later.counts)
             self.frames, self.units = self.frames + int(size), self.units + 1
             self._cpu[unit] = 1e3 * found.seconds / max(1, int(size))

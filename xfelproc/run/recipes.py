@@ -21,6 +21,7 @@ from xfelproc.drivers.inline import InlineDriver
 from xfelproc.drivers.mpi import MPIDriver
 from xfelproc.drivers.pool import PoolDriver
 from xfelproc.errors import ConfigError, WorkersDieError, XfelprocError
+from xfelproc.geometry.overlap import overlap_warning
 from xfelproc.io.atomic import sweep_temporaries
 from xfelproc.io.inflight import clear_inflight
 from xfelproc.run.config import Execution, JobConfig
@@ -66,6 +67,9 @@ class RecipeStage:
 STILLS = (
     RecipeStage("cell", "xfelproc.run.stage_cell", "the consensus cell from a sample of frames, where none is given"),
     RecipeStage("process", "xfelproc.run.stage_process", "every frame, from pixels to integrated lattices"),
+    RecipeStage(
+        "metrology", "xfelproc.run.stage_metrology", "refine the detector with all lattices, process again what that moves"
+    ),
     RecipeStage(
         "combine", "xfelproc.run.stage_combine", "lattices of all shards as combined experiments, where they are asked for"
     ),
@@ -258,6 +262,9 @@ def _session(
         reporter.say(driver.note)
     for number, error in plan.manifest.sources.errors.items():
         session.warn(f"{plan.manifest.sources.path(number)} cannot be opened: {error}")
+    overlap = overlap_warning(plan.experiment.detector)
+    if overlap is not None:
+        session.warn(overlap)
     return session
 
 

@@ -24,6 +24,7 @@ SECTIONS = {
     "index": ("xfelproc.algorithms.indexing", "Index", "xfelproc.indexers"),
     "refine": ("xfelproc.algorithms.refinement", "Refine", "xfelproc.refiners"),
     "integrate": ("xfelproc.algorithms.integration", "Integrate", "xfelproc.integrators"),
+    "metrology": ("xfelproc.algorithms.metrology", "Metrology", "xfelproc.metrologies"),
     "merge": ("xfelproc.algorithms.merging", "Merge", "xfelproc.mergers"),
 }
 """Section: module, class, group of entry points."""

@@ -21,6 +21,7 @@ from xfelproc.models.frames import CellTarget
 from xfelproc.run.config import INPUT_FILES, JobConfig
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.folding import Gathering, read_partial
+from xfelproc.run.geometry import result_stage
 from xfelproc.run.isolation import IsolatedUnits
 from xfelproc.run.journal import Journal
 from xfelproc.run.lineage import digest, file_identity, instruction_set, versions
@@ -75,6 +76,11 @@ class Session:
         self.warnings.append(text)
         self.journal.write("warning", text=text)
         self.reporter.say(f"warning: {text}")
+
+    @property
+    def result_stage(self) -> str:
+        """The stage whose shards are the result: ``process``, or that which followed refinement of the detector."""
+        return result_stage(self.config, self.directory)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -166,7 +172,7 @@ class Session:
                 worker=summary.worker,
             )
             for reason, count in summary.failures:
-                self.journal.write("failure", unit=summary.unit, count=count, reason=reason)
+                self.journal.write("failure", stage=summary.stage, unit=summary.unit, count=count, reason=reason)
             self.reporter.unit(int(manifest.offsets[summary.unit + 1] - manifest.offsets[summary.unit]), summary.counts)
 
         suspects = SuspectFile(self.directory).cases(
@@ -188,7 +194,7 @@ class Session:
         fold, stage, iteration
             See `run.folding.Gathering.fold`.
         blocks
-            What to fold over; None: the shards of stage ``process``.
+            What to fold over; None: the shards that are the run's result.
         offsets
             Bounds of the leaves in the blocks, from `stages.fold.cut_leaves`; None: from the manifest for shards.
         """
@@ -207,7 +213,7 @@ class Session:
 
     def _leaves(self, blocks: Blocks | None, offsets: tuple[int, ...] | None) -> tuple[Blocks, tuple[int, ...]]:
         if blocks is None:
-            shards = Shards("process", ((self.directory.path.absolute(), self.manifest.n_units),))
+            shards = Shards(self.result_stage, ((self.directory.path.absolute(), self.manifest.n_units),))
             return shards, offsets or cut_leaves(np.diff(self.manifest.offsets), self.config.execution.fold_size)
         if offsets is None:
             raise ValueError("a fold over blocks that are not the run's shards needs its leaves: give offsets")

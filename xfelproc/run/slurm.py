@@ -160,7 +160,7 @@ class Part:
 
 
 ALL = Part("run", ("",))
-PROCESS = Part("process", ("--only cell,process",))
+PROCESS = Part("process", ("--only cell,process,metrology",))
 MERGE = Part("merge", ("--only merge", ""), small=True)
 """The first call refuses units that are missing, instead of processing them on a few CPUs; the second, for which all is done,
 judges how many frames failed and writes the report."""

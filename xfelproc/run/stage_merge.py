@@ -18,7 +18,7 @@ def run_stage(session: Session) -> None:
     """Merge, unless the files here were merged from the same shards with the same parameters."""
     settings: Merge = session.config.section("merge")
     group, gathering = merging_group(session), session.gathering
-    shards = FoundShards.of([MergeInput(session.directory.path, session.manifest.n_units)])
+    shards = FoundShards.of([MergeInput(session.directory.path, session.manifest.n_units, session.result_stage)])
     lineage = merge_lineage(gathering, shards, settings, group)
     record = session.directory.read_json(RECORD)
     files = [session.directory.merged / name for name in ("merged.mtz", "unmerged.mtz")]

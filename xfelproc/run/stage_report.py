@@ -11,15 +11,16 @@ from xfelproc.errors import DataError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import UnitImages, read_shard, shard_path
+from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.report.fold import ReportFold
 from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.page import FrameView, ReportData, build_report
 from xfelproc.report.summary import RunSummary
 from xfelproc.run.distance import corrected_experiment, distance_warnings, source_settings
+from xfelproc.run.geometry import final_experiment, final_geometry, metrology_warnings
 from xfelproc.run.session import Session
 from xfelproc.run.stage_merge import RECORD
-from xfelproc.run.stage_process import STAGE
 from xfelproc.run.target import CONSENSUS, run_target, user_target
 
 NODES = "report"
@@ -30,11 +31,16 @@ def run_stage(session: Session) -> None:
     """Write ``report.html``."""
     if not session.config.report.enabled:
         return
-    models = corrected_experiment(session)
+    models = _models(session)
     fold = ReportFold(models.detector, session.manifest.n_units, models.beam.direction)
     partial = session.fold(fold, NODES)
     html = build_report(_data(session, RunSummary(fold, partial, session.manifest.offsets), images_of(partial)))
     write_atomic(session.directory.report, html.encode())
+
+
+def _models(session: Session) -> Experiment:
+    """Return the models of the run's first frame, with the geometry that the run ended with."""
+    return final_experiment(corrected_experiment(session), final_geometry(session.config, session.directory))
 
 
 def images_of(partial: Partial) -> UnitImages | None:
@@ -60,7 +66,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         clusters=consensus["clusters"] if consensus else (),
         shells=merged.get("shells", []),
         overall=merged.get("overall", {}),
-        warnings=tuple(dict.fromkeys([*session.warnings, *distance_warnings(session.directory), *merged.get("warnings", [])])),
+        warnings=tuple(dict.fromkeys([*session.warnings, *_known_warnings(session), *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
@@ -69,6 +75,10 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         metrology=MetrologyData(summary.detector, summary.residual_sum, session.experiment.beam.direction),
         times=dict(session.times),
     )
+
+
+def _known_warnings(session: Session) -> list[str]:
+    return [*distance_warnings(session.directory), *metrology_warnings(session.config, session.directory)]
 
 
 def _left_out(session: Session, summary: RunSummary) -> list[tuple[str, int, str]]:
@@ -83,7 +93,7 @@ def _views(session: Session, summary: RunSummary) -> list[FrameView]:
     """Return pictures of the frames the summary chose; one that cannot be read again is left out."""
     views = []
     for label, unit, row in summary.chosen_frames():
-        result = read_shard(shard_path(session.directory.path, STAGE, unit))
+        result = read_shard(shard_path(session.directory.path, session.result_stage, unit))
         ref = session.manifest.unit(unit).frames[row]
         try:
             views.append(_view(session, label, ref, result, row))
@@ -97,11 +107,13 @@ def _view(session: Session, label: str, ref: FrameRef, result: UnitResult, row: 
     with session.opener(path, source_settings(session.config, session.directory)) as source:
         frame = source.read(ref.index, ref.source)
         pixels, good = np.array(frame.pixels), frame.mask == 0
+    geometry = final_geometry(session.config, session.directory)
+    detector = frame.detector if geometry is None else geometry.place(frame.detector)
     spots = result.spots.select(result.spots["frame"] == row)
     lattices = np.flatnonzero(result.lattices["frame"] == row)
     predictions = result.reflections.select(np.isin(result.reflections["lattice"], lattices))
     title = f"{label}: frame {ref.index} of {path.rpartition('/')[2]}, {len(spots)} spots, {len(lattices)} lattices"
-    return FrameView(title, frame.detector, pixels, good, _places(spots), _places(predictions))
+    return FrameView(title, detector, pixels, good, _places(spots), _places(predictions))
 
 
 def _places(table: Any) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.frames import Frame, FrameRef, WorkUnit
 from xfelproc.stages.calibrating import FrameCalibration
 from xfelproc.stages.published import find_shard, planned_lineage, read_lineage, unit_lineage
+from xfelproc.stages.reprocess import Again, KnownFrame, KnownUnit, Placer, reprocess, unchanged
 from xfelproc.stages.stills import STEPS, Stills, UnitBuilder, process
 from xfelproc.stages.unit_sources import Opener, UnitSources
 from xfelproc.stages.worker_log import WorkerLog, worker_name
@@ -53,7 +54,12 @@ class StageJob:
     dark: str | None = None
     gain: str | None = None
     images: bool = False
+<<<<<<< HEAD
     calibration: str | None = None
+=======
+    again: Again | None = None
+    """What an earlier stage found is processed again, with another geometry."""
+>>>>>>> af61bb2 (Stage metrology: refinement in rounds, spots indexed again, frames integrated again where predictions moved)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,12 @@ class _Worker:
         self.key = task.key
         self.job: StageJob = pickle.loads(task.payload)
         self.sources = UnitSources(self.job.manifest, self.job.opener, self.job.settings)
+<<<<<<< HEAD
         self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain, self.job.calibration)
+=======
+        self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain)
+        self.placer = None if self.job.again is None else Placer(self.job.again)
+>>>>>>> af61bb2 (Stage metrology: refinement in rounds, spots indexed again, frames integrated again where predictions moved)
         self.log = WorkerLog(self.job.run, self.job.stage)
 
     def close(self) -> None:
@@ -143,6 +154,7 @@ def _execute(worker: _Worker, given: UnitInput, quarantined: dict[int, str]) -> 
     record = record_of(job.run)
     record.mark(job.stage, unit.index, -1, since, lineage)
     builder, images, tracebacks = UnitBuilder(), _Images(job.images and unit.index % IMAGE_UNITS == 0), []
+    known = None if job.again is None else KnownUnit.read(job.run, job.again.stage, unit.index)
     for row, ref in enumerate(unit.frames):
         worker.log.frame(row, ref)
         if row in quarantined:
@@ -151,7 +163,10 @@ def _execute(worker: _Worker, given: UnitInput, quarantined: dict[int, str]) -> 
             continue
         record.mark(job.stage, unit.index, row, since, lineage)
         try:
-            _one_frame(worker, ref, builder, images)
+            if known is None:
+                _one_frame(worker, ref, builder, images)
+            else:
+                _frame_again(worker, ref, known.frame(row), builder)
         except (OutputError, ConfigError, MemoryError):
             raise
         except DataError as error:
@@ -171,7 +186,8 @@ def _execute(worker: _Worker, given: UnitInput, quarantined: dict[int, str]) -> 
     make_folder(path.parent)
     planned, states = planned_lineage(job.lineage, given), worker.sources.states()
     header = ShardHeader(unit.index, read_lineage(planned, states), job.instructions, counts, seconds, path, planned)
-    write_shard(path, header, result, images.result(), (given.numbers[given.unseen], states))
+    pictures = images.result() if known is None else known.images if job.images else None
+    write_shard(path, header, result, pictures, (given.numbers[given.unseen], states))
     if tracebacks:
         _publish_log(job, unit, tracebacks)
     worker.log.unit_done(counts, dict(zip(STEPS, map(float, result.frames["times"].sum(axis=0)), strict=True)), seconds)
@@ -190,6 +206,28 @@ def _one_frame(worker: _Worker, ref: FrameRef, builder: UnitBuilder, images: _Im
     result, calibrated = process(worker.job.stills, replace(frame, detector=detector), constants)
     builder.add(ref, result, read_time)
     images.add(calibrated)
+
+
+def _frame_again(worker: _Worker, ref: FrameRef, known: KnownFrame, builder: UnitBuilder) -> None:
+    """Process a frame again; its pixels are read only if it is to be integrated."""
+    job, placer = worker.job, worker.placer
+    assert job.again is not None, "the job says nothing of an earlier stage"
+    assert placer is not None, "it is made with the job"
+    if known.status < FrameStatus.HIT:
+        builder.add(ref, unchanged(known, job.again.after), known.times[0])
+        return
+    source = worker.sources.source(ref.source)
+    models = source.experiment(ref.index)
+    detector = placer.place(models.detector)
+    if detector is None:
+        builder.add(ref, unchanged(known, models.detector), known.times[0])
+        return
+
+    def read() -> Frame:
+        frame = replace(source.read(ref.index, ref.source), detector=detector)
+        return worker.calibration.apply(frame, source.static_mask(), source.path)
+
+    builder.add(ref, reprocess(job.stills, known, detector, models.beam, job.again.tolerance, read), known.times[0])
 
 
 def _publish_log(job: StageJob, unit: WorkUnit, tracebacks: list[str]) -> None:

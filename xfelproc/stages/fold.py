@@ -90,9 +90,12 @@ class UnitReader:
 
 @dataclass(frozen=True)
 class Shards:
-    """Units 0 ... n - 1 of a stage as blocks, of one run or of several in the order given: ``runs`` are folders and their n."""
+    """Units 0 ... n - 1 of a stage as blocks, of one run or of several in the order given: ``runs`` are folders and their n.
 
-    stage: str
+    ``stage`` is that of all runs, or one for each.
+    """
+
+    stage: str | tuple[str, ...]
     runs: tuple[tuple[Path, int], ...]
 
     def __len__(self) -> int:
@@ -112,6 +115,12 @@ class Shards:
             block -= n
         raise IndexError(block)
 
+    def path(self, block: int) -> tuple[Path, int, str, Path]:
+        """Return the run, the unit, the stage and the shard of a block."""
+        number, unit = self.place(block)
+        run, stage = self.runs[number][0], self.stage if isinstance(self.stage, str) else self.stage[number]
+        return run, unit, stage, shard_path(run, stage, unit)
+
     def lineage(self, block: int) -> str:
         """Return the lineage of the shard.
 
@@ -120,18 +129,16 @@ class Shards:
         ConfigError
             If the unit is not done.
         """
-        number, unit = self.place(block)
-        run = self.runs[number][0]
-        header = read_header(shard_path(run, self.stage, unit))
+        run, unit, stage, path = self.path(block)
+        header = read_header(path)
         if header is None:
-            raise ConfigError(f"{run}: unit {unit} of stage {self.stage} is not processed yet: run the same job without --only")
+            raise ConfigError(f"{run}: unit {unit} of stage {stage} is not processed yet: run the same job without --only")
         return header.lineage
 
     def open(self, block: int) -> UnitReader:
         """Return the shard's reader."""
-        number, unit = self.place(block)
-        run = self.runs[number][0]
-        return UnitReader(run, unit, shard_path(run, self.stage, unit), block)
+        run, unit, _, path = self.path(block)
+        return UnitReader(run, unit, path, block)
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ class Nodes:
 
     def lineage(self, block: int) -> str:
         """Return the node's lineage."""
-        return read_node(self.paths[block])[0]
+        return read_node(self.paths[block], ())[0]
 
     def open(self, block: int) -> Partial:
         """Return the node's arrays."""

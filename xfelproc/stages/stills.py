@@ -134,7 +134,7 @@ def process(stills: Stills, frame: Frame, constants: Any) -> tuple[StillResult, 
         return base, frame
     found = stills.index.index(spots, frame.detector, frame.beam, stills.target)
     clock.step(2)
-    refined, refused = _refine(stills, found, spots, frame)
+    refined, refused = refine_found(stills, found.lattices, spots, frame.detector, frame.beam)
     clock.step(3)
     if not refined:
         reason = refused or found.reason or "no lattice found"
@@ -150,13 +150,15 @@ def process(stills: Stills, frame: Frame, constants: Any) -> tuple[StillResult, 
     return replace(indexed, status=FrameStatus.INTEGRATED, integration=integration, times=tuple(clock.times)), frame
 
 
-def _refine(stills: Stills, found: IndexingResult, spots: SpotTable, frame: Frame) -> tuple[tuple[RefinedLattice, ...], str]:
+def refine_found(
+    stills: Stills, found: Sequence[IndexedLattice], spots: SpotTable, detector: Detector, beam: Beam
+) -> tuple[tuple[RefinedLattice, ...], str]:
     """Return the lattices that refinement accepts, and why it refused the first of the others."""
-    refined = [stills.refine.refine(lattice, spots, frame.detector, frame.beam) for lattice in found.lattices]
+    refined = [stills.refine.refine(lattice, spots, detector, beam) for lattice in found]
     refused = [lattice.reason for lattice in refined if not lattice.accepted]
     accepted = tuple(lattice for lattice in refined if lattice.accepted)
     if accepted:
-        separated = stills.refine.separate(accepted, spots, frame.detector, frame.beam)
+        separated = stills.refine.separate(accepted, spots, detector, beam)
         accepted = tuple(lattice for lattice in separated if lattice.accepted)
         refused += [lattice.reason for lattice in separated if not lattice.accepted]
     return accepted, refused[0] if refused else ""

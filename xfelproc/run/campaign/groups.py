@@ -19,6 +19,7 @@ from xfelproc.run.campaign.plan import CampaignRun
 from xfelproc.run.config import JobConfig
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.folding import Gathering
+from xfelproc.run.geometry import result_stage
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
 from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage
@@ -103,7 +104,7 @@ def _merged(
     """Return the figures of a group, merged anew unless it was merged from the same shards before, and a word on it."""
     config, group = members[0].config, _symmetry(folder, members)
     settings, directory = config.section("merge"), RunDirectory(folder.group(name))
-    inputs = [MergeInput(folder.run(m.run.name), RunDirectory(folder.run(m.run.name)).read_manifest().n_units) for m in members]
+    inputs = [_input(RunDirectory(folder.run(member.run.name)), member.config) for member in members]
     shards = FoundShards.of(inputs)
     with ExitStack() as stack:
         directory.create()
@@ -149,6 +150,10 @@ def _report(
             write_group_report(gathering, group, default_opener())
         except DataError as error:
             say(f"{name}: no report: {error}")
+
+
+def _input(directory: RunDirectory, config: JobConfig) -> MergeInput:
+    return MergeInput(directory.path, directory.read_manifest().n_units, result_stage(config, directory))
 
 
 def _figures(found: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:

@@ -167,10 +167,15 @@ def _measured(directory: RunDirectory, state: RunState) -> RunState:
     if not directory.exists():
         return state
     counts: Counter[str] = Counter()
+    result: Counter[str] | None = None
     seconds, units = 0.0, set[int]()
     for event in read_journal(directory.path):
         if event["event"] == "restart":  # what was told before is of results that were discarded
             counts, seconds, units = Counter(), 0.0, set()
+        if event["event"] in ("restart", "start"):
+            result = None
+        if event["event"] == "result":  # of frames processed again with a refined geometry
+            result = Counter(event["counts"])
         if event["event"] == "unit" and event.get("stage") == "process" and event["unit"] not in units:
             units.add(event["unit"])
             counts.update(event["counts"])
@@ -181,4 +186,4 @@ def _measured(directory: RunDirectory, state: RunState) -> RunState:
     except (ConfigError, DataError):
         frames = 0
     overall = None if merged is None or merged["empty"] else {**merged["overall"], "space_group": merged["space_group"]}
-    return RunState(state.name, state.state, state.message, frames, counts, overall, seconds, state.restart)
+    return RunState(state.name, state.state, state.message, frames, counts if result is None else result, overall, seconds, state.restart)
