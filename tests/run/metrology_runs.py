@@ -127,9 +127,6 @@ class MeanResidual(Parameters):
         iteration, size = state.iteration + 1, float(np.sqrt(np.mean(mean**2)))
         return State(Detector(tuple(panels)), iteration, iteration == 2, True, "", max(state.significance, size / 0.01), notes)
 
-    def result(self, state: State) -> Any:
-        return state
-
 
 def run_metrology(lists: list[SpotTable], folder: Path, detector: Detector | None = None, **sections: Any) -> SpotRun:
     """Run processing and metrology over lists of spots."""

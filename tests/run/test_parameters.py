@@ -150,6 +150,15 @@ STAGES = ("", ".bits.shift", ".bits.stages", ".bits.panels", ".bits.saturated")
 STAGES_OF_AN_ARRAY = (".array.thresholds", ".array.stages", ".array.panels", ".array.saturated")
 TESTED_APART = {
     **{f"calibrate.gain_stages{key}": "tests/algorithms/calibration/test_stages.py" for key in (*STAGES, *STAGES_OF_AN_ARRAY)},
+    **{
+        f"metrology.{name}": "tests/algorithms/metrology/test_keys.py"
+        for name in (
+            *("levels", "distance", "tilts", "outliers", "outlier_limit", "sigma_floor", "sigma_psi", "sigma_psi_floor"),
+            *("prediction", "cell_restraint", "restraint", "min_crystals", "min_crystal_spots", "min_spots", "max_iterations"),
+            *("tolerance", "max_shift"),
+        )
+    },
+    **{f"metrology.{name}": "tests/run/test_stage_metrology.py" for name in ("enabled", "iterate", "max_move", "block_frames")},
     "index.min_misorientation": "tests/algorithms/indexing/test_index_known.py",
     "refine.max_satellites": "tests/algorithms/refinement/test_satellites.py",
 }

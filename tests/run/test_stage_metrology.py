@@ -183,7 +183,7 @@ def test_a_geometry_with_which_less_indexes_is_not_taken(tmp_path: Path) -> None
     run_metrology(shots(6, displaced(recorded())), tmp_path, metrology={"gain": -20.0})
     record = record_of(tmp_path)
     assert record["stage"] == "process"
-    assert "lattices, that before it 6" in record["why"]
+    assert "that before it 6 of" in record["why"]
 
 
 def test_panels_that_overlap_afterwards_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_panel_without_spots_is_told(tmp_path: Path) -> None:
     assert any("panel 3 has no spots" in line for line in run.lines if line.startswith("warning"))
 
 
-class Stop(Exception):
+class Stop(BaseException):
     """Stands for a kill."""
 
 
@@ -254,3 +254,27 @@ def test_killed_in_each_phase_it_goes_on_to_the_same(
     assert contents(tmp_path) == contents(finished)
     if name in ("write_json", "read"):
         assert advances[0] <= 2  # what is known is not found again
+
+
+def test_iterate_limits_the_rounds(spots: list[SpotTable], tmp_path: Path) -> None:
+    run_metrology(spots, tmp_path, metrology={"iterate": 0})
+    record = record_of(tmp_path)
+    assert len(record["rounds"]) == 1
+    assert record["stage"] == "reprocess"
+    assert "metrology.iterate" in record["why"]
+
+
+def test_drift_along_the_run(spots: list[SpotTable], tmp_path: Path) -> None:
+    """In blocks of a unit each; the first holds two blank frames and two hits, which are too few."""
+    run_metrology(spots, tmp_path, metrology={"block_frames": 4, "iterate": 0})
+    drift = RunDirectory(tmp_path / "run").read_json("metrology_drift.json")
+    assert drift is not None
+    first, second = drift["blocks"]
+    assert (first["frames"], second["frames"]) == ([0, 4], [4, 8])
+    assert (first["lattices"], second["lattices"]) == (2, 4)
+    assert "too few" in first["why"]
+    assert second["distance"] == pytest.approx(92.5, abs=0.1)
+    assert np.abs(second["panels"]).max() < 1
+    stamp = (tmp_path / "run" / "gather" / "metrology_drift.json").stat().st_mtime_ns
+    run_metrology(spots, tmp_path, metrology={"block_frames": 4, "iterate": 0})
+    assert (tmp_path / "run" / "gather" / "metrology_drift.json").stat().st_mtime_ns == stamp

@@ -169,7 +169,9 @@ def test_after_a_round_spots_are_seen_on_the_refined_detector(run: Path) -> None
     crystals = list(crystals_of(extracted(run, after=after, target=after)))
     assert np.allclose(crystals[0].fast, spots_of(run, 0)[0]["fast"], atol=1e-9)
     own = after.shifted((0.0, 0.0, -5.0))
-    assert np.allclose(rays(after, (crystals[1].panel, crystals[1].fast, crystals[1].slow)), rays(own, spots_of(run, 2)[0]), atol=1e-9)
+    assert np.allclose(
+        rays(after, (crystals[1].panel, crystals[1].fast, crystals[1].slow)), rays(own, spots_of(run, 2)[0]), atol=1e-9
+    )
 
 
 def test_tasks_are_pickled_and_lineage_tells_geometries_apart(run: Path) -> None:

@@ -46,7 +46,8 @@ def _outlines(detector: Detector) -> tuple[Floats, Floats]:
     """Return corners (panel, 4, 2) of the panels in a plane at their mean distance, and the size (panel,) of a pixel there."""
     d, size = detector.d_matrices, detector.image_sizes * detector.pixel_sizes
     corners = np.stack(
-        [d[:, :, 2] + x * size[:, :1] * d[:, :, 0] + y * size[:, 1:] * d[:, :, 1] for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))], axis=1
+        [d[:, :, 2] + x * size[:, :1] * d[:, :, 0] + y * size[:, 1:] * d[:, :, 1] for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))],
+        axis=1,
     )
     middles = corners.mean(axis=1)
     forward = middles.mean(axis=0)
@@ -83,6 +84,6 @@ def overlap_warning(detector: Detector) -> str | None:
     shown = ", ".join(f"{names[p.first]} and {names[p.second]} by {p.depth:.1f} px" for p in pairs[:4])
     more = f" and {len(pairs) - 4} more pairs" if len(pairs) > 4 else ""
     return (
-        f"panels of the detector overlap, seen from the sample: {shown}{more}. Rays there are taken for the first panel's; unless the "
-        "panels stand in two layers, correct the geometry"
+        f"panels of the detector overlap, seen from the sample: {shown}{more}. Rays there are taken for the first panel's; unless "
+        "the panels stand in two layers, correct the geometry"
     )

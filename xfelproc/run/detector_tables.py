@@ -15,7 +15,6 @@ from xfelproc.run.combining import workplace
 from xfelproc.run.config import Execution
 from xfelproc.run.exporting import FinishedRun
 from xfelproc.run.folding import read_partial
-from xfelproc.run.stage_process import STAGE
 from xfelproc.stages.fold import Shards, cut_leaves
 
 
@@ -43,7 +42,7 @@ def run_residuals(folder: Path, workers: int = 1) -> MetrologyData:
     run = FinishedRun.open(folder)
     models = run.first_experiment()
     execution = Execution(driver="inline" if workers == 1 else "pool", workers=workers)
-    shards = Shards(STAGE, ((folder.absolute(), run.manifest.n_units),))
+    shards = Shards(run.stage, ((folder.absolute(), run.manifest.n_units),))
     leaves = cut_leaves(np.diff(run.manifest.offsets), run.config.execution.fold_size)
     fold = ResidualFold(models.detector, models.beam.direction)
     with TemporaryDirectory() as place, workplace(Path(place) / "statistics", execution) as gathering:

@@ -30,6 +30,7 @@ from xfelproc.run.config import Execution, JobConfig, apply_overrides, load_conf
 from xfelproc.run.directory import RunDirectory, open_run
 from xfelproc.run.distance import source_settings
 from xfelproc.run.folding import Gathering, read_partial
+from xfelproc.run.geometry import result_stage
 from xfelproc.run.journal import Journal
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.lock import run_lock
@@ -235,9 +236,9 @@ def frames_of_run(run: Path, which: str, config: JobConfig, say: Callable[[str],
     """
     directory = open_run(run)
     manifest = directory.read_manifest()
-    wanted, rows, missing = STATUSES[which], [], 0
+    wanted, rows, missing, stage = STATUSES[which], [], 0, result_stage(load_config(directory.job), directory)
     for unit in range(manifest.n_units):
-        path = shard_path(run, "process", unit)
+        path = shard_path(run, stage, unit)
         if not path.is_file():
             missing += 1
             continue

@@ -6,21 +6,20 @@ folds, lattices of a round are the shards of stage ``reindex``.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xfelproc.errors import ConfigError
 from xfelproc.geometry.placement import displacements, placement_of
-from xfelproc.io.nodes import find_node, node_path, read_node, write_node
-from xfelproc.io.shards import read_header, shard_path
-from xfelproc.models.experiment import Beam, Detector, as_vector
+from xfelproc.io.nodes import Partial, find_node, read_node, write_node
+from xfelproc.models.experiment import Detector, as_vector
 from xfelproc.run.distance import corrected_experiment, recorded_distance, source_settings
-from xfelproc.run.folding import block_leaves, read_partial
+from xfelproc.run.folding import block_leaves
 from xfelproc.run.geometry import PROCESS, RESULT
 from xfelproc.run.lineage import digest, versions
 from xfelproc.run.merging import FoundShards, MergeInput
@@ -33,8 +32,8 @@ from xfelproc.stages.reprocess import Again
 
 REINDEX = "reindex"
 FOLDER = "metrology"
-FEWER = 0.98
-"""A geometry with which fewer than this part of the lattices of before are found is not taken."""
+FEWER, FEWER_SPOTS = 0.98, 0.8
+"""A geometry with which fewer than these parts of the lattices of before and of their spots are found is not taken."""
 NOT_OF_THE_GEOMETRY = {"enabled", "max_move", "block_frames"}
 """Keys that the refined geometry does not depend on."""
 
@@ -65,6 +64,7 @@ class Progress:
     detector: Detector
     accepted: Detector
     lattices: int = 0
+    spots: int = 0
     iteration: int = 0
     state: Any = None
     rounds: tuple[Round, ...] = ()
@@ -102,51 +102,57 @@ class Refining:
         """Remove the lattices of rounds, which are of no more use."""
         shutil.rmtree(self.session.directory.path / "shards" / REINDEX, ignore_errors=True)
 
-    def counts(self) -> Counter[str]:
-        """Return the counts of the frames as they were processed first."""
-        run, totals = self.session.directory.path, Counter[str]()
-        for unit in range(self.session.manifest.n_units):
-            header = read_header(shard_path(run, PROCESS, unit))
-            totals.update(header.counts if header is not None else {})
-        return totals
-
     def refine(self) -> tuple[Detector, str, tuple[Round, ...]]:
         """Return the detector to use (the recorded one where nothing better was found), why it ended, and what the rounds were."""
         progress = self._load() or Progress(self.before, self.before)
         while True:
-            found, why = self._lattices(progress)
-            if why:
+            survey = self._lattices(progress)
+            lattices, spots = map(int, survey["counts"])
+            if lattices < FEWER * progress.lattices or spots < FEWER_SPOTS * progress.spots:
+                why = (
+                    f"the geometry of round {len(progress.rounds)} gives {lattices} lattices of {spots} spots, that before it "
+                    f"{progress.lattices} of {progress.spots}: it is not taken"
+                )
                 return progress.accepted, why, progress.rounds
-            progress = replace(progress, accepted=progress.detector, lattices=found)
+            progress = replace(progress, accepted=progress.detector, lattices=lattices, spots=spots)
             if len(progress.rounds) > self.settings.iterate:
                 return progress.accepted, f"after {len(progress.rounds)} rounds (metrology.iterate)", progress.rounds
-            progress = self._round(progress)
+            try:
+                progress = self._round(progress, survey)
+            except ConfigError as error:  # the detector's tree: whoever asked for metrology must know, others need not
+                if self.settings.enabled is True:
+                    raise
+                return progress.accepted, str(error), progress.rounds
             last = progress.rounds[-1]
             if not last.converged:
                 return progress.accepted, last.why, progress.rounds
             if last.significance <= 1.0:
                 return progress.accepted, "the next round moved nothing by more than its uncertainty", progress.rounds
 
-    def _lattices(self, progress: Progress) -> tuple[int, str]:
-        """Index all spots with the round's detector; return the number of lattices, and why that detector is no good."""
-        if not progress.rounds:
-            return self.counts()["LATTICES"], ""
-        units = range(self.session.manifest.n_units)
-        counts = self.session.run_units(self.stage_job(REINDEX, progress.detector, None), self.session.manifest, units)
-        found, before = counts["LATTICES"], progress.lattices
-        if found < FEWER * before:
-            return found, f"the geometry of round {len(progress.rounds)} gives {found} lattices, that before it {before}: it is not taken"
-        return found, ""
+    def _lattices(self, progress: Progress) -> Partial:
+        """Index all spots with the round's detector, in the first round as they were; return the survey of the lattices."""
+        session, number = self.session, len(progress.rounds)
+        if number:
+            units = range(session.manifest.n_units)
+            session.run_units(self.stage_job(REINDEX, progress.detector, None), session.manifest, units)
+        survey = PlaceSurvey(session.directory.manifest.absolute())
+        return session.fold(survey, f"{FOLDER}/survey", number, self._shards(number), self._leaves)
 
-    def _round(self, progress: Progress) -> Progress:
+    def _shards(self, number: int) -> Shards:
+        """Return the shards that a round begins with."""
+        session = self.session
+        return Shards(PROCESS if number == 0 else REINDEX, ((session.directory.path.absolute(), session.manifest.n_units),))
+
+    @property
+    def _leaves(self) -> tuple[int, ...]:
+        return cut_leaves(np.diff(self.session.manifest.offsets), self.session.config.execution.fold_size)
+
+    def _round(self, progress: Progress, survey: Partial) -> Progress:
         """Refine the detector with the lattices of this round, from where an earlier start of this run left off."""
         session, number = self.session, len(progress.rounds)
-        shards = Shards(PROCESS if number == 0 else REINDEX, ((session.directory.path.absolute(), session.manifest.n_units),))
-        leaves = cut_leaves(np.diff(session.manifest.offsets), session.config.execution.fold_size)
-        survey = session.fold(PlaceSurvey(session.directory.manifest.absolute()), f"{FOLDER}/survey", number, shards, leaves)
         target = self._shared(progress.detector, survey["place"])
         extract = SpotExtract(self.opening, self.before, progress.detector, target, self.individual)
-        spots = Nodes(session.update(extract, f"{FOLDER}/spots", number, shards, leaves))
+        spots = Nodes(session.update(extract, f"{FOLDER}/spots", number, self._shards(number), self._leaves))
         state = progress.state if progress.state is not None else self.settings.begin(target, self.beam)
         first = progress.iteration
         while not state.finished:
@@ -156,12 +162,11 @@ class Refining:
             state = self.settings.advance(state, partial)
             progress = replace(progress, state=state, iteration=progress.iteration + 1)
             self._save(progress)
-        lattices, n_spots = map(int, survey["counts"])
-        self._publish(state, number)
+        write_node(result_path(session.directory.gather, number), self.lineage, {"result": packed_state(state)})
         done = Round(
             number,
-            lattices,
-            n_spots,
+            int(survey["counts"][0]),
+            int(survey["counts"][1]),
             progress.iteration - first,
             bool(state.converged),
             str(state.why),
@@ -192,11 +197,6 @@ class Refining:
             return detector
         middle = np.median(places, axis=0)
         return detector.moved(as_vector(middle[:3]), (float(middle[3]), float(middle[4])))
-
-    def _publish(self, state: Any, number: int) -> None:
-        """Write what a round found, for the report and for commands."""
-        content = {"result": packed_state(self.settings.result(state))}
-        write_node(result_path(self.session.directory.gather, number), self.lineage, content)
 
     def _save(self, progress: Progress) -> None:
         write_node(self.folder / "progress.h5", self.lineage, {"progress": packed_state(progress)})

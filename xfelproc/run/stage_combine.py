@@ -8,9 +8,9 @@ from typing import Any
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.run.combining import CombineInput, combine_runs
 from xfelproc.run.distance import source_settings
+from xfelproc.run.geometry import final_geometry
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.session import Session
-from xfelproc.run.stage_process import STAGE
 
 NAME = "combined"
 RECORD = "combine.json"
@@ -31,7 +31,9 @@ def run_stage(session: Session) -> None:
     ):
         return
     discard(session)
-    given = CombineInput(session.directory.path, session.manifest, STAGE, source_settings(session.config, session.directory))
+    geometry = final_geometry(session.config, session.directory)
+    place, opening = None if geometry is None else geometry.place, source_settings(session.config, session.directory)
+    given = CombineInput(session.directory.path, session.manifest, session.result_stage, opening, place)
     done = combine_runs(session.gathering, [given], settings, output, session.opener)
     for line in done.lines():
         session.reporter.say(line)
@@ -51,7 +53,7 @@ def discard(session: Session) -> None:
 
 def _lineage(session: Session) -> str:
     run, settings = session.directory.path, session.config.combine
-    headers = (read_header(shard_path(run, STAGE, unit)) for unit in range(session.manifest.n_units))
+    headers = (read_header(shard_path(run, session.result_stage, unit)) for unit in range(session.manifest.n_units))
     shards = [header.lineage if header is not None else "" for header in headers]
     reference = file_identity(str(settings.reference or ""))
     return digest({"shards": shards, "settings": settings.model_dump(mode="json"), "reference": reference, "versions": versions()})

@@ -24,7 +24,7 @@ SUFFIXES = (".geom", ".expt", ".nxs")
 def run_stage(session: Session) -> Counter[str] | None:
     """Refine the detector and process again; return the counts of the result's frames, None if they are the frames' as before."""
     directory, settings = session.directory, session.config.section("metrology")
-    if not settings.enabled:
+    if not settings.enabled or (settings.enabled == "auto" and len(session.experiment.detector) == 1):
         if directory.read_json(RECORD) is not None:
             forget(session)
         return None
@@ -64,12 +64,12 @@ def _refined(session: Session, refining: Refining) -> dict[str, Any]:
     if refused is not None:
         detector, why = refining.before, f"the refined geometry is not taken: {refused}"
     changed = detector is not refining.before and placement_of(detector) != placement_of(refining.before)
-    for text in dict.fromkeys(note for done in rounds for note in done.notes):
+    taken = [done for done in rounds if done.converged]
+    for text in taken[-1].notes if taken and changed else ():
         warnings.append(f"metrology: {text}")
-    if rounds and not changed and (refused or not rounds[0].converged):
+    asked = session.config.section("metrology").enabled is True
+    if not changed and (refused is not None or (asked and not (rounds and rounds[0].converged))):
         warnings.append(f"metrology: the recorded geometry is kept: {why}")
-    elif changed and not rounds[-1].converged:
-        warnings.append(f"metrology: the geometry of round {len(rounds) - 1} is used: {why}")
     if changed:
         write_geometry(session, detector)
     session.reporter.say(_said(changed, why, rounds))

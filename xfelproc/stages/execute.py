@@ -54,12 +54,9 @@ class StageJob:
     dark: str | None = None
     gain: str | None = None
     images: bool = False
-<<<<<<< HEAD
     calibration: str | None = None
-=======
     again: Again | None = None
     """What an earlier stage found is processed again, with another geometry."""
->>>>>>> af61bb2 (Stage metrology: refinement in rounds, spots indexed again, frames integrated again where predictions moved)
 
 
 @dataclass(frozen=True)
@@ -100,12 +97,8 @@ class _Worker:
         self.key = task.key
         self.job: StageJob = pickle.loads(task.payload)
         self.sources = UnitSources(self.job.manifest, self.job.opener, self.job.settings)
-<<<<<<< HEAD
         self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain, self.job.calibration)
-=======
-        self.calibration = FrameCalibration(self.job.stills.calibrate, self.job.dark, self.job.gain)
         self.placer = None if self.job.again is None else Placer(self.job.again)
->>>>>>> af61bb2 (Stage metrology: refinement in rounds, spots indexed again, frames integrated again where predictions moved)
         self.log = WorkerLog(self.job.run, self.job.stage)
 
     def close(self) -> None:

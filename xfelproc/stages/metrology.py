@@ -160,7 +160,7 @@ class SpotExtract:
         finally:
             opened.close()
         joined = {name: np.concatenate([part[name] for part in parts]) for name in (*LATTICE_ARRAYS, *SPOT_ARRAYS, "count")}
-        frames = np.array([sum(int(part[name]) for part in parts) for name in ("frames", "others")], dtype=np.int64)
+        frames = np.sum([part["frames"] for part in parts], axis=0)
         return joined | {"frames": frames}
 
     def _of(self, block: UnitReader, opened: UnitSources) -> Partial:
@@ -189,8 +189,7 @@ class SpotExtract:
             "slow": pixels[:, 1],
             "var_fast": spots["var_fast"],
             "var_slow": spots["var_slow"],
-            "frames": np.int64(len(result.frames)),
-            "others": np.int64(others),
+            "frames": np.array([len(result.frames), others], dtype=np.int64),
         }
 
     def _motions(
@@ -323,4 +322,6 @@ def unpacked_state(values: NDArray[np.uint8]) -> Any:
     try:
         return pickle.loads(values.tobytes())
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
-        raise DataError(f"a state of the metrology cannot be read ({error}): remove gather/metrology and run the same command again") from error
+        raise DataError(
+            f"a state of the metrology cannot be read ({error}): remove gather/metrology and run the same command again"
+        ) from error

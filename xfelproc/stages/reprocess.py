@@ -61,6 +61,12 @@ class KnownFrame:
     lattices: LatticeTable
     indexed: IndexedTable
     reflections: ReflectionTable
+    common_mode_failed: int = 0
+
+    def as_blank(self) -> StillResult:
+        """Return what there was before indexing."""
+        found = StillResult(self.status, self.reason, self.spots, self.wavelength, times=self.times[1:])
+        return replace(found, common_mode_failed=self.common_mode_failed)
 
 
 class KnownUnit:
@@ -106,6 +112,7 @@ class KnownUnit:
             result.lattices.select(slice(first, last)),
             indexed.replace(lattice=indexed["lattice"] - first, spot=indexed["spot"] - spots.start),
             reflections.replace(lattice=reflections["lattice"] - first),
+            int(frames["common_mode_failed"][row]),
         )
 
 
@@ -134,7 +141,7 @@ class Placer:
 
 def unchanged(known: KnownFrame, detector: Detector) -> StillResult:
     """Return what is known of a frame as it is."""
-    base = StillResult(known.status, known.reason, known.spots, known.wavelength, times=known.times[1:])
+    base = known.as_blank()
     if known.status < FrameStatus.INDEXED:
         return base
     lattices = tuple(_as_known(known, number, detector) for number in range(len(known.lattices)))
@@ -183,7 +190,7 @@ def reprocess(
     read
         Returns the calibrated frame, with this detector.
     """
-    base = StillResult(known.status, known.reason, known.spots, known.wavelength, times=known.times[1:])
+    base = known.as_blank()
     if known.status < FrameStatus.HIT:
         return base
     clock = time.process_time()
@@ -226,9 +233,7 @@ def lattices_before(known: KnownFrame) -> list[IndexedLattice]:
     return found
 
 
-def in_old_setting(
-    refined: Sequence[RefinedLattice], old: LatticeTable
-) -> tuple[tuple[RefinedLattice, ...], NDArray[np.int64]]:
+def in_old_setting(refined: Sequence[RefinedLattice], old: LatticeTable) -> tuple[tuple[RefinedLattice, ...], NDArray[np.int64]]:
     """Return lattices in the order and in the setting of those of before that they are, and where each of those now is.
 
     A lattice has several settings that are all right (they differ by rotations of it), and indexing takes any. The places, (old,),
@@ -260,9 +265,7 @@ def _turned(lattice: RefinedLattice, own: NDArray[np.float64], rotations: NDArra
     return replace(lattice, crystal=crystal, indexed=lattice.indexed.replace(hkl=hkl))
 
 
-def moved(
-    known: KnownFrame, refined: Sequence[RefinedLattice], places: NDArray[np.int64], beam: Beam, tolerance: float
-) -> bool:
+def moved(known: KnownFrame, refined: Sequence[RefinedLattice], places: NDArray[np.int64], beam: Beam, tolerance: float) -> bool:
     """Whether lattices of a frame are others than before, or the reflections of one moved by more than ``tolerance`` px rms."""
     own = ~known.lattices["satellite"]
     if np.any(places[own] < 0) or int(np.count_nonzero(own)) != sum(not lattice.satellite for lattice in refined):

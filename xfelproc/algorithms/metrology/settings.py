@@ -62,6 +62,10 @@ class MetrologySettings(Parameters):
     iterate: Annotated[
         int, Field(ge=0, le=20, description="times that the spots are indexed again and the detector refined on them at most")
     ] = 2
+    max_move: Annotated[
+        float,
+        Field(ge=0, description="frames whose reflections move by more than this are integrated again, px (root mean square)"),
+    ] = 0.1
     block_frames: Annotated[
         int, Field(ge=0, description="frames of a block refined for itself, to follow a drift; 0: the run is one")
     ] = 0

@@ -109,6 +109,14 @@ class MetrologyState:
         return len(self.steps)
 
     @property
+    def significance(self) -> float:
+        """Root mean square over all free moves of the move by its standard deviation: about 1 if the detector was right already."""
+        parts = [(level.moves / np.where(level.sigma > 0, level.sigma, np.inf))[~level.tied].ravel() for level in self.outcomes]
+        moves = np.concatenate(parts) if parts else np.zeros(0)
+        moves = moves[moves != 0.0]
+        return float(np.sqrt(np.mean(moves**2))) if len(moves) else 0.0
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that a pass depends on."""
         parts = [self.detector.d_matrices, self.detector.pixel_sizes, self.detector.sensors, self.bounds, self.reference]

@@ -19,6 +19,7 @@ from xfelproc.run.config import JobConfig
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.distance import source_settings
 from xfelproc.run.folding import Gathering, read_partial
+from xfelproc.run.geometry import final_experiment, final_geometry
 from xfelproc.run.merging import FoundShards
 from xfelproc.run.stage_report import NODES, images_of
 from xfelproc.stages.fold import cut_leaves
@@ -67,7 +68,7 @@ def _detector(run: RunDirectory, config: JobConfig, opener: Opener) -> Detector:
     sources = run.read_manifest().sources
     number = next(number for number in range(len(sources)) if number not in sources.errors)
     with opener(sources.path(number), source_settings(config, run)) as source:
-        return source.experiment(0).detector
+        return final_experiment(source.experiment(0), final_geometry(config, run)).detector
 
 
 def _data(group: GroupOfRuns, summary: RunSummary, images: Any) -> ReportData:

@@ -186,4 +186,6 @@ def _measured(directory: RunDirectory, state: RunState) -> RunState:
     except (ConfigError, DataError):
         frames = 0
     overall = None if merged is None or merged["empty"] else {**merged["overall"], "space_group": merged["space_group"]}
-    return RunState(state.name, state.state, state.message, frames, counts if result is None else result, overall, seconds, state.restart)
+    return RunState(
+        state.name, state.state, state.message, frames, counts if result is None else result, overall, seconds, state.restart
+    )
