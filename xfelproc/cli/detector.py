@@ -81,7 +81,7 @@ def _table(heads: list[str], rows: list[list[str]], left: int) -> list[str]:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
+    return f"{round(value, digits) + 0.0:.{digits}f}" if np.isfinite(value) else "-"  # no -0.00
 
 
 def shift_lines(shifts: DetectorShiftTable) -> list[str]:
@@ -103,7 +103,7 @@ def shift_lines(shifts: DetectorShiftTable) -> list[str]:
                 1e3 * shifts[f"{prefix}distance"][row],
             ]
             named = [str(shifts["level"][row]), str(shifts["name"][row]), str(shifts["n_panels"][row])]
-            rows.append([*named, *(_number(v + 0.0, 2) for v in values)])
+            rows.append([*named, *(_number(v, 2) for v in values)])
         text += [title, *_table(["level", "group", "panels", *names], rows, 1), ""]
         text += _spread(shifts, prefix)
     return text[:-1]

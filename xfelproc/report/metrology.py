@@ -131,7 +131,7 @@ def _parameters(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}" if np.isfinite(value) else "–"
+    return f"{round(value, digits) + 0.0:,.{digits}f}" if np.isfinite(value) else "–"  # no -0.00
 
 
 def _titled(title: str, figure: Any) -> str:

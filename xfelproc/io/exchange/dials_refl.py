@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
-from xfelproc.geometry.detector import pixel_to_lab, pixel_to_mm, pixel_to_q
+from xfelproc.geometry.detector import mm_to_lab, pixel_to_mm
 from xfelproc.models.conventions import ReflectionFlag
-from xfelproc.models.experiment import Experiment
+from xfelproc.models.experiment import Beam, Detector, Experiment
 from xfelproc.models.tables import IndexedTable, ReflectionTable, SpotTable
 
 Floats = NDArray[np.float64]
@@ -226,19 +226,32 @@ def _flags(table: ReflectionTable) -> NDArray[np.uint64]:
     return flags
 
 
+def _millimetres(detector: Detector, panel: NDArray[Any], calculated: Floats, observed: Floats) -> tuple[Floats, Floats]:
+    """Return two sets of pixel positions (n, 2 or more) on the same panels in mm, at the cost of one call for small sets."""
+    both = np.concatenate([calculated[:, :2], observed[:, :2]])
+    found = pixel_to_mm(detector, np.concatenate([panel, panel]), both[:, 0], both[:, 1])
+    return found[: len(panel)], found[len(panel) :]
+
+
+def _rays(detector: Detector, beam: Beam, panel: NDArray[Any], xy: Floats) -> Floats:
+    """Return (n, 3) wave vectors in 1/Å of the rays that enter panels at ``xy`` (n, 2) mm."""
+    lab = mm_to_lab(detector, panel, xy)
+    rays: Floats = lab / (np.linalg.norm(lab, axis=1, keepdims=True) * beam.wavelength)
+    return rays
+
+
 def integrated_columns(number: int, item: LatticeReflections) -> dict[str, NDArray[Any]]:
     """Return the columns of `COLUMN_KINDS` of one lattice; ``number`` is its ``id``. See `integrated_table`."""
     table, experiment = item.reflections, item.experiment
     n, panel = len(table), table["panel"]
     detector, beam = experiment.detector, experiment.beam
-    lab = pixel_to_lab(detector, panel, table["fast"], table["slow"])
-    s1 = lab / (np.linalg.norm(lab, axis=1, keepdims=True) * beam.wavelength)
     calculated = np.column_stack([table["fast"], table["slow"], np.zeros(n)])
     observed, variance = calculated + np.array([0.0, 0.0, 0.5]), np.zeros((n, 3))
     if item.observed is not None and len(item.observed):
         rows = item.observed[:, 0].astype(np.int64)
         observed[rows, :2], variance[rows, :2] = item.observed[:, 1:3], item.observed[:, 3:5]
     size = detector.pixel_sizes[panel] if n else np.zeros((0, 2))
+    calculated_mm, observed_mm = _millimetres(detector, panel, calculated, observed)
     half = np.ceil(np.sqrt(np.maximum(table["n_pixels"], 1) / np.pi)).astype(np.int32)
     fast, slow = np.floor(table["fast"]).astype(np.int32), np.floor(table["slow"]).astype(np.int32)
     zeros = np.zeros(n)
@@ -257,10 +270,10 @@ def integrated_columns(number: int, item: LatticeReflections) -> dict[str, NDArr
         "num_pixels.foreground": table["n_pixels"],
         "panel": panel.astype(np.uint64),
         "partiality": table["partiality"],
-        "s1": s1,
-        "xyzcal.mm": np.column_stack([pixel_to_mm(detector, panel, table["fast"], table["slow"]), zeros]),
+        "s1": _rays(detector, beam, panel, calculated_mm),
+        "xyzcal.mm": np.column_stack([calculated_mm, zeros]),
         "xyzcal.px": calculated,
-        "xyzobs.mm.value": np.column_stack([pixel_to_mm(detector, panel, observed[:, 0], observed[:, 1]), zeros]),
+        "xyzobs.mm.value": np.column_stack([observed_mm, zeros]),
         "xyzobs.mm.variance": np.column_stack([variance[:, :2] * size**2, zeros]),
         "xyzobs.px.value": observed,
         "xyzobs.px.variance": variance,
@@ -302,6 +315,8 @@ def indexed_columns(number: int, item: LatticeReflections) -> dict[str, NDArray[
     size = detector.pixel_sizes[panel] if n else np.zeros((0, 2))
     variance = np.column_stack([spots["var_fast"], spots["var_slow"]]).astype(np.float64)
     calculated = np.column_stack([indexed["fast_calc"], indexed["slow_calc"]])
+    observed = np.column_stack([spots["fast"], spots["slow"]])
+    calculated_mm, observed_mm = _millimetres(detector, panel, calculated, observed)
     zeros, box = np.zeros(n), spots["bbox"]
     outlier = np.uint64(int(DialsFlag.CENTROID_OUTLIER))
     found = np.uint64(int(DialsFlag.PREDICTED | DialsFlag.INDEXED | DialsFlag.STRONG))
@@ -318,12 +333,12 @@ def indexed_columns(number: int, item: LatticeReflections) -> dict[str, NDArray[
         "miller_index": indexed["hkl"],
         "n_signal": spots["n_pixels"],
         "panel": panel.astype(np.uint64),
-        "rlp": pixel_to_q(detector, beam, panel, spots["fast"], spots["slow"]),
-        "s1": pixel_to_q(detector, beam, panel, *calculated.T) + beam.s0,
-        "xyzcal.mm": np.column_stack([pixel_to_mm(detector, panel, *calculated.T), zeros]),
+        "rlp": _rays(detector, beam, panel, observed_mm) - beam.s0,
+        "s1": _rays(detector, beam, panel, calculated_mm),
+        "xyzcal.mm": np.column_stack([calculated_mm, zeros]),
         "xyzcal.px": np.column_stack([calculated, zeros]),
-        "xyzobs.mm.value": np.column_stack([pixel_to_mm(detector, panel, spots["fast"], spots["slow"]), zeros]),
+        "xyzobs.mm.value": np.column_stack([observed_mm, zeros]),
         "xyzobs.mm.variance": np.column_stack([variance * size**2, zeros]),
-        "xyzobs.px.value": np.column_stack([spots["fast"], spots["slow"], zeros + 0.5]),
+        "xyzobs.px.value": np.column_stack([observed, zeros + 0.5]),
         "xyzobs.px.variance": np.column_stack([variance, zeros + 1.0 / 12.0]),
     }
