@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tests.run.combine_runs import detector, unit_of
+from xfelproc.algorithms.metrology.state import LevelOutcome
 from xfelproc.models.frames import UnitResult
 from xfelproc.models.tables import IndexedTable, SpotTable
-from xfelproc.report.metrology import MetrologyData, page, section, shifts_page
+from xfelproc.report.metrology import MetrologyData, outcome_rows, page, section, shifts_page
 from xfelproc.report.residuals import ResidualFold, cells_a_side, panel_statistics, residual_sums
 
 
@@ -86,3 +87,26 @@ def test_a_run_without_indexed_spots() -> None:
     table = panel_statistics(d, np.zeros((4, 4, 4, 11)))
     assert np.isnan(table["rmsd_radial"]).all()
     assert "–" in section(MetrologyData(d, np.zeros((4, 4, 4, 11))))
+
+
+def test_rows_of_refined_levels() -> None:
+    moves = np.arange(12.0).reshape(2, 6)
+    sigma = np.full((2, 6), 0.1)
+    sigma[0, 2] = 0.0
+    tied = np.array([False, True])
+    outcome = LevelOutcome(
+        1, detector(), ("a", "b"), np.array([1, 1], np.int32), np.array([50, 3]), tied, moves, sigma, sigma, moves, sigma, 1.0, True
+    )
+    rows = outcome_rows([outcome])
+    assert [row["parameter"] for row in rows["parameters"]] == ["fast", "slow", "about_fast", "about_slow", "about_normal"]
+    assert {row["group"] for row in rows["halves"]} == {"a"}
+    assert rows["parameters"][1] == {
+        "level": 1,
+        "group": "a",
+        "parameter": "slow",
+        "unit": "mm",
+        "value": 1.0,
+        "sigma": 0.1,
+        "n_spots": 50,
+    }
+    assert (rows["halves"][2]["unit"], rows["halves"][2]["difference"], rows["halves"][2]["sigma"]) == ("mrad", 3000.0, 100.0)

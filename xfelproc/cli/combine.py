@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from xfelproc.errors import ConfigError
+from xfelproc.models.parameters import Parameters
 from xfelproc.run.combining import combine_runs, workplace
 from xfelproc.run.config import Execution, apply_overrides
 from xfelproc.run.exporting import FinishedRun
@@ -17,6 +18,12 @@ from xfelproc.run.recipes import default_opener
 from xfelproc.stages.combine_settings import Combine
 
 SUFFIXES = (".expt", ".zarr")
+
+
+class _Options(Parameters):
+    """The one section that the command takes."""
+
+    combine: Combine
 
 
 def settings_of(overrides: Sequence[str], **options: object) -> Combine:
@@ -31,9 +38,9 @@ def settings_of(overrides: Sequence[str], **options: object) -> Combine:
     if set(document) != {"combine"}:
         raise ConfigError(f"--set {', '.join(sorted(set(document) - {'combine'}))}: combine takes combine.KEY=VALUE alone")
     try:
-        return Combine.model_validate(document["combine"])
+        return _Options.model_validate(document).combine
     except ValidationError as error:
-        raise ConfigError(explain(error, Combine)) from error
+        raise ConfigError(explain(error, _Options)) from error
 
 
 def combine(folders: Sequence[Path], output: Path, settings: Combine, driver: str, workers: int | None) -> None:

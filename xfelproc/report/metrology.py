@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.metrology.state import LevelOutcome
+from xfelproc.geometry.hierarchy import MOVES
 from xfelproc.geometry.shifts import detector_shifts
 from xfelproc.models.experiment import Detector, Vector3
 from xfelproc.models.tables import DetectorShiftTable, PanelStatisticsTable
@@ -37,6 +39,24 @@ class MetrologyData:
     parameters: Sequence[Mapping[str, Any]] = ()
     halves: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
+
+
+def outcome_rows(outcomes: Iterable[LevelOutcome]) -> dict[str, list[dict[str, Any]]]:
+    """Return ``parameters`` and ``halves`` of refined levels as plain values: mm and mrad. Tied groups have none of their own."""
+    parameters: list[dict[str, Any]] = []
+    halves: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        for group in np.flatnonzero(~outcome.tied).tolist():
+            for number, name in enumerate(MOVES):
+                unit, scale = ("mm", 1.0) if number < 3 else ("mrad", 1e3)
+                where = {"level": outcome.level, "group": outcome.names[group], "parameter": name, "unit": unit}
+                value, sigma = (scale * float(values[group, number]) for values in (outcome.moves, outcome.sigma))
+                if sigma > 0:  # what is fixed has none
+                    parameters.append({**where, "value": value, "sigma": sigma, "n_spots": int(outcome.n_spots[group])})
+                difference, sigma = (scale * float(v[group, number]) for v in (outcome.half_difference, outcome.half_sigma))
+                if sigma > 0:
+                    halves.append({**where, "difference": difference, "sigma": sigma})
+    return {"parameters": parameters, "halves": halves}
 
 
 def section(data: MetrologyData) -> str:
