@@ -148,7 +148,15 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
 """Another value of each parameter, and what else the job must say for it to matter."""
 STAGES = ("", ".bits.shift", ".bits.stages", ".bits.panels", ".bits.saturated")
 STAGES_OF_AN_ARRAY = (".array.thresholds", ".array.stages", ".array.panels", ".array.saturated")
+COMMON_MODE = (
+    "",
+    *(f".{m}.{k}" for m in ("median", "mode", "peak", "unbonded") for k in ("group", "max_offset", "max_error", "noise")),
+)
 TESTED_APART = {
+    **{
+        f"calibrate.common_mode{key}": "tests/algorithms/calibration/test_common_mode.py"
+        for key in (*COMMON_MODE, ".unbonded.pixels", ".unbonded.step")
+    },
     **{f"calibrate.gain_stages{key}": "tests/algorithms/calibration/test_stages.py" for key in (*STAGES, *STAGES_OF_AN_ARRAY)},
     **{
         f"metrology.{name}": "tests/algorithms/metrology/test_keys.py"

@@ -12,16 +12,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from xfelproc.kernels.pixel_histogram import N_BINS, fill_histogram
 from xfelproc.kernels.zero_peak import ambiguous, fit_zero_peak
 
 Floats32 = NDArray[np.float32]
 Counts = NDArray[np.uint32]
 Floats = NDArray[np.float64]
 
-N_BINS = 1024
-BANK = N_BINS + 24
-"""A pixel's bin is counted in one of four banks, so that equal neighbours do not wait for one another's sums."""
 BINS_A_SIGMA = 4.0
+ROUGH = 4000
+"""Pixels from which the rough offset is taken, at least; where there are so many."""
 MARGIN = 6.0
 """σ below the lowest offset that is looked for."""
 
@@ -30,26 +30,15 @@ METHODS = {"median": MEDIAN, "mode": MODE, "peak": PEAK, "unbonded": UNBONDED}
 """`FLANK`, the lower flank of the zero-photon peak alone, needs no gain; it is used while that is estimated."""
 
 
-def scratch_size(width: int) -> int:
-    """Return the length of the uint32 scratch for groups of up to ``width`` columns."""
-    return 4 * BANK + width
-
-
 @njit(cache=True, nogil=True)
 def group_offset(
     adu: Floats32,
     use: NDArray[np.uint8],
-    p: int,
-    y0: int,
-    y1: int,
-    x0: int,
-    x1: int,
+    scale: Floats32,
+    bounds: NDArray[np.int32],
     method: int,
-    sigma: float,
-    gain: float,
-    spread: float,
-    max_offset: float,
-    max_error: float,
+    constants: Floats,
+    factor: float,
     scratch: Counts,
 ) -> tuple[float, float]:
     """Return the common offset of a rectangle of pixels, and its standard error.
@@ -61,88 +50,95 @@ def group_offset(
         outside does not serve.
     use
         (panel, slow, fast), 0 where the pixel may serve.
-    p, y0, y1, x0, x1
-        Panel and bounds of the rectangle.
+    scale
+        (panel, slow, fast) inverse gain of the pixels; of which unit is told by that of the group's gain.
+    bounds
+        (5,) panel, first and last slow, first and last fast.
     method
         One of `METHODS`.
-    sigma, gain
-        Noise (ADU rms) and ADU a photon of these pixels; a gain of inf: no photons are reckoned with.
-    spread
-        Standard deviation of the gain over these pixels, ADU a photon.
-    max_offset
-        Offsets beyond it (ADU) are not looked for.
-    max_error
-        Largest standard error (ADU).
+    constants
+        (5,) noise (ADU rms), gain of the group (inf: no photons are reckoned with), excess kurtosis of the noise, largest
+        offset (ADU), largest standard error (in gains; in ADU where the gain is inf).
+    factor
+        What the inverse gain has to be multiplied with to be photons an ADU.
     scratch
-        Of `scratch_size`.
+        Of `pixel_histogram.scratch_size`.
 
     Returns
     -------
     tuple
         Offset and its standard error in ADU; (0, inf) where the offset cannot be determined.
     """
+    sigma, unit, kurtosis, reach, limit = constants
+    gain = unit / factor
     if method == UNBONDED:
-        offset, error = mean_of_few(adu, use, p, y0, y1, x0, x1, sigma, max_offset)
+        offset, error = mean_of_few(adu, use, bounds, sigma, reach)
     else:
-        width = max(sigma / BINS_A_SIGMA, (2.0 * max_offset + 2.0 * MARGIN * sigma) / (N_BINS // 2))
-        low = -max_offset - MARGIN * sigma
-        fill_histogram(adu, use, p, y0, y1, x0, x1, low, 1.0 / width, scratch)
-        counts = scratch[:N_BINS]
-        # bins from here on: the first one's centre is 0
-        s, g = sigma / width, gain / width
-        start = lowest_peak(counts, s, g)
-        if start < 0.0:
-            return 0.0, np.inf
-        if method == PEAK:
-            at, error = fit_zero_peak(counts, start, s, g, spread / width, 4.0)
-        elif method == FLANK:
-            at, error = fit_zero_peak(counts, start, s, np.inf, 0.0, 1.0)
-        else:
-            at, error = without_fit(counts, method, start, s, g)
-        offset, error = low + (at + 0.5) * width, error * width
-    if not (error < np.inf and error <= max_error and abs(offset) <= max_offset):
+        offset, error = from_histograms(adu, use, scale, bounds, method, sigma, gain, unit, kurtosis, reach, scratch)
+    if not (error < np.inf and error <= (limit * gain if gain < np.inf else limit) and abs(offset) <= reach):
         return 0.0, np.inf
     return offset, error
 
 
 @njit(cache=True, nogil=True)
-def fill_histogram(
+def from_histograms(
     adu: Floats32,
     use: NDArray[np.uint8],
-    p: int,
-    y0: int,
-    y1: int,
-    x0: int,
-    x1: int,
-    low: float,
-    inverse_width: float,
+    scale: Floats32,
+    bounds: NDArray[np.int32],
+    method: int,
+    sigma: float,
+    gain: float,
+    unit: float,
+    kurtosis: float,
+    reach: float,
     scratch: Counts,
-) -> None:
-    """Count the usable pixels of a rectangle into the first `N_BINS` of ``scratch``; bin 0 begins at ``low``."""
-    first, factor = np.float32(low), np.float32(inverse_width)
-    last = np.float32(N_BINS)
-    n = x1 - x0
-    scratch[: 4 * BANK] = 0
-    bank0, bank1 = scratch[:BANK], scratch[BANK : 2 * BANK]
-    bank2, bank3 = scratch[2 * BANK : 3 * BANK], scratch[3 * BANK : 4 * BANK]
-    bins = scratch[4 * BANK :]
-    for y in range(y0, y1):
-        row, serves = adu[p, y][x0:x1], use[p, y][x0:x1]
-        for x in range(n):
-            t = (row[x] - first) * factor
-            good = (t >= np.float32(0.0)) & (t < last) & (serves[x] == 0)
-            t = t if good else last
-            bins[x] = np.uint32(np.int32(t))
-        whole = n - n % 4
-        for x in range(0, whole, 4):
-            bank0[bins[x]] += np.uint32(1)
-            bank1[bins[x + 1]] += np.uint32(1)
-            bank2[bins[x + 2]] += np.uint32(1)
-            bank3[bins[x + 3]] += np.uint32(1)
-        for x in range(whole, n):
-            bank0[bins[x]] += np.uint32(1)
-    for b in range(N_BINS):
-        bank0[b] += bank1[b] + bank2[b] + bank3[b]
+) -> tuple[float, float]:
+    """Return offset and standard error (ADU) by one of the methods that make a histogram.
+
+    A rough offset is taken from some of the rows. Then the values less it are brought to one gain, so that k photons are the same
+    in all pixels. ``gain`` is in ADU a photon, ``unit`` the same in the unit of the inverse of ``scale``.
+    """
+    width = max(sigma / BINS_A_SIGMA, (2.0 * reach + 2.0 * MARGIN * sigma) / (N_BINS // 2))
+    low = -reach - MARGIN * sigma
+    rows, columns = bounds[2] - bounds[1], bounds[4] - bounds[3]
+    step = max(1, min(rows // 8, rows * columns // ROUGH))
+    fill_histogram(adu, use, scale, bounds, step, 0.0, 0.0, low, 1.0 / width, scratch)
+    counts = scratch[:N_BINS]
+    start = lowest_peak(counts, sigma / width, gain / width)
+    if start < 0.0:
+        return 0.0, np.inf
+    rough = low + (centroid(counts, start, sigma / width) + 0.5) * width
+    # room below for the peak that would be there if this were not the lowest
+    width = sigma / BINS_A_SIGMA
+    low = -min(gain, 20.0 * sigma) - MARGIN * sigma
+    fill_histogram(adu, use, scale, bounds, 1, rough, unit if unit < np.inf else 0.0, low, 1.0 / width, scratch)
+    # bins from here on: the first one's centre is 0
+    s, g = sigma / width, gain / width
+    start = lowest_peak(counts, s, g)
+    if start < 0.0:
+        return 0.0, np.inf
+    if method == PEAK:
+        at, error = fit_zero_peak(counts, start, s, g, kurtosis, 4.0)
+    elif method == FLANK:
+        at, error = fit_zero_peak(counts, start, s, np.inf, kurtosis, 1.0)
+    else:
+        at, error = without_fit(counts, method, start, s, g)
+    return rough + low + (at + 0.5) * width, error * width
+
+
+@njit(cache=True, nogil=True)
+def centroid(counts: Counts, start: float, sigma: float) -> float:
+    """Return the mean of the counts within 1 σ, from ``start`` on, three times over."""
+    at = start
+    for _ in range(3):
+        n, total = 0.0, 0.0
+        for b in range(max(0, round(at - sigma)), min(len(counts), round(at + sigma) + 1)):
+            n += counts[b]
+            total += counts[b] * (b - at)
+        if n > 0.0:
+            at += total / n
+    return at
 
 
 @njit(cache=True, nogil=True)
@@ -322,12 +318,13 @@ def mode_of(counts: Counts, cumulative: Floats, start: float, sigma: float, gain
 
 @njit(cache=True, nogil=True)
 def mean_of_few(
-    adu: Floats32, use: NDArray[np.uint8], p: int, y0: int, y1: int, x0: int, x1: int, sigma: float, max_offset: float
+    adu: Floats32, use: NDArray[np.uint8], bounds: NDArray[np.int32], sigma: float, max_offset: float
 ) -> tuple[float, float]:
     """Return the mean of the usable pixels that are within 4 σ of their median, and its standard error.
 
     For a few pixels that see no photons.
     """
+    p, y0, y1, x0, x1 = bounds
     values = np.empty((y1 - y0) * (x1 - x0), dtype=np.float32)
     n = 0
     reach = np.float32(max_offset + MARGIN * sigma)

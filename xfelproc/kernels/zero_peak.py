@@ -31,7 +31,7 @@ SQRT_2PI = math.sqrt(2.0 * math.pi)
 
 
 @njit(cache=True, nogil=True)
-def fit_zero_peak(counts: Counts, start: float, sigma: float, gain: float, spread: float, upper: float) -> tuple[float, float]:
+def fit_zero_peak(counts: Counts, start: float, sigma: float, gain: float, kurtosis: float, upper: float) -> tuple[float, float]:
     """Return the position of the zero-photon peak and its standard error, in bins; an error of inf where there is none.
 
     Maximum likelihood by Fisher scoring; the noise may differ from that given by a few per cent.
@@ -44,8 +44,8 @@ def fit_zero_peak(counts: Counts, start: float, sigma: float, gain: float, sprea
         About where the peak is, to some 1.5 σ.
     sigma, gain
         Noise and distance of the peaks, in bins; a gain of inf: it is unknown, or there are no photons.
-    spread
-        Standard deviation of the gain over the pixels, in bins: the peak of k photons is wider by k times as much.
+    kurtosis
+        Excess kurtosis of the noise: pixels of different noise together are no Gaussian.
     upper
         σ above the peak to which a lone peak is fitted.
     """
@@ -56,11 +56,11 @@ def fit_zero_peak(counts: Counts, start: float, sigma: float, gain: float, sprea
     n = n_peaks + n_gaps + 2
     values = np.zeros(N_PARAMETERS)
     values[n - 2], values[n - 1] = sigma, start
-    start_weights(counts, first, last, n_peaks, gain, spread, values, n)
+    start_weights(counts, first, last, n_peaks, gain, values, n)
     matrix, rhs = np.zeros((n, n)), np.zeros(n)
     error, misfit = np.inf, 0.0
     for _ in range(ROUNDS):
-        misfit = normal_equations(counts, first, last, n_peaks, n_gaps, gain, spread, values, matrix, rhs)
+        misfit = normal_equations(counts, first, last, n_peaks, n_gaps, gain, kurtosis, values, matrix, rhs)
         weight = 1.0 / (NOISE_PRIOR * sigma) ** 2
         matrix[n - 2, n - 2] += weight
         rhs[n - 2] += weight * (sigma - values[n - 2])
@@ -110,7 +110,7 @@ def choose_peaks(counts: Counts, start: float, sigma: float, gain: float, upper:
 
 
 @njit(cache=True, nogil=True)
-def start_weights(counts: Counts, first: int, last: int, n_peaks: int, gain: float, spread: float, values: Floats, n: int) -> None:
+def start_weights(counts: Counts, first: int, last: int, n_peaks: int, gain: float, values: Floats, n: int) -> None:
     """Write the numbers of pixels of each peak, by a few rounds of expectation and maximisation from equal shares."""
     sigma, at = values[n - 2], values[n - 1]
     shape = np.zeros((n_peaks, last - first))
@@ -118,10 +118,9 @@ def start_weights(counts: Counts, first: int, last: int, n_peaks: int, gain: flo
     for b in range(first, last):
         total += counts[b]
         for k in range(n_peaks):
-            width = math.sqrt(sigma * sigma + k * k * spread * spread)
-            z = (b - at - k * gain) / width if k else (b - at) / width
+            z = (b - at - k * gain) / sigma if k else (b - at) / sigma
             if abs(z) < REACH:
-                shape[k, b - first] = math.exp(-0.5 * z * z) / (SQRT_2PI * width)
+                shape[k, b - first] = math.exp(-0.5 * z * z) / (SQRT_2PI * sigma)
                 covered[k] += shape[k, b - first]
     values[:n_peaks] = total / n_peaks
     gained = np.empty(n_peaks)
@@ -147,7 +146,7 @@ def normal_equations(
     n_peaks: int,
     n_gaps: int,
     gain: float,
-    spread: float,
+    kurtosis: float,
     values: Floats,
     matrix: Floats,
     rhs: Floats,
@@ -160,21 +159,23 @@ def normal_equations(
     sigma, at = values[n - 2], values[n - 1]
     matrix[:], rhs[:] = 0.0, 0.0
     slope, index = np.empty(n), np.empty(n, dtype=np.int64)
-    widths = np.sqrt(sigma * sigma + (np.arange(n_peaks) * spread) ** 2)
-    misfit = 0.0
+    misfit, fourth = 0.0, kurtosis / 24.0
     for b in range(first, last):
         model, by_sigma, by_at, m = FLOOR, 0.0, 0.0, 0
         x = (b - at) / sigma
         for k in range(n_peaks):
-            z = (b - at - k * gain) / widths[k] if k else x
+            z = x - k * gain / sigma if k else x
             if abs(z) > REACH:
                 continue
-            d = math.exp(-0.5 * z * z) / (SQRT_2PI * widths[k])
+            w, z2 = math.exp(-0.5 * z * z) / (SQRT_2PI * sigma), z * z
+            # Gram and Charlier's correction for the kurtosis
+            d = w * (1.0 + fourth * (z2 * z2 - 6.0 * z2 + 3.0))
+            falls = z * (d - w * fourth * (4.0 * z2 - 12.0)) / sigma
             index[m], slope[m] = k, d
             m += 1
             model += values[k] * d
-            by_at += values[k] * d * z / widths[k]
-            by_sigma += values[k] * d * (z * z - 1.0) * sigma / (widths[k] * widths[k])
+            by_at += values[k] * falls
+            by_sigma += values[k] * (z * falls - d / sigma)
         for k in range(n_gaps):
             d = (above(x - k * gain / sigma) - above(x - (k + 1) * gain / sigma)) / gain
             if d > 0.0:

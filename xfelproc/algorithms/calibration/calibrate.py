@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from xfelproc.algorithms.calibration.constants import CalibrationConstants, check_shape, expand, full_map, stage_maps
+from xfelproc.algorithms.calibration.common_mode import CommonMode, NoCommonMode, UnbondedOffset
+from xfelproc.algorithms.calibration.constants import CalibrationConstants, check_shape, expand, full_map, stage_maps, with_groups
 from xfelproc.algorithms.calibration.gain import estimate_gain
 from xfelproc.algorithms.calibration.reasons import reasons_of
 from xfelproc.algorithms.calibration.stages import AutoStages, GainStages, apply_stages, stage_constants
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import calibrate_maps, calibrate_panels
+from xfelproc.kernels.calibration_groups import calibrate_map_groups
 from xfelproc.kernels.pixels import limits_bind, pixel_limits
 from xfelproc.models.calibration import DetectorConstants, StageCoding
 from xfelproc.models.conventions import MaskBit, energy_of, mask_bits
@@ -48,6 +50,13 @@ class Calibrate(Parameters):
             " JUNGFRAU's two top bits; 'epix10k': bit 14; 'array': input.gain_data; or a table"
         ),
     ] = AutoStages()
+    common_mode: Annotated[
+        CommonMode,
+        Field(
+            description="offset that the pixels of a readout channel share on a frame, to be determined from each and subtracted:"
+            " 'none', a method's name, or its table; needs pedestal, noise and gain"
+        ),
+    ] = NoCommonMode()
 
     def constants(
         self,
@@ -86,9 +95,11 @@ class Calibrate(Parameters):
             check_shape(calibration, shape)
             if calibration.mask is not None:
                 mask |= mask_bits(calibration.mask)
+        if isinstance(self.common_mode, UnbondedOffset):
+            mask |= np.where(self.common_mode.unbonded(mask), np.uint8(MaskBit.BAD), np.uint8(0))
         coding = self.gain_stages.coding(detector, calibration)
         if coding is not None:
-            return _staged(coding, mask, dark, gain, calibration)
+            return self._grouped(_staged(coding, mask, dark, gain, calibration), calibration)
         given = calibration or DetectorConstants()
         if dark is None and given.pedestal is not None:
             dark = given.pedestal[0]
@@ -96,7 +107,13 @@ class Calibrate(Parameters):
         if gain is None and given.gain is not None:
             gain = stage_maps("gain", given.gain, shape)[0]
         plain = self._one_stage(detector, mask, dark, gain)
-        return replace(plain, per_kev=per_kev, reasons=given.mask, saturation=given.saturation)
+        return self._grouped(replace(plain, per_kev=per_kev, reasons=given.mask, saturation=given.saturation), calibration)
+
+    def _grouped(self, constants: CalibrationConstants, calibration: DetectorConstants | None) -> CalibrationConstants:
+        """Return the constants with what the common mode needs."""
+        if isinstance(self.common_mode, NoCommonMode):
+            return constants
+        return with_groups(constants, self.common_mode, None if calibration is None else calibration.noise)
 
     def _one_stage(
         self, detector: Detector, mask: NDArray[np.uint8], dark: ArrayLike | None, gain: ArrayLike | None
@@ -230,21 +247,28 @@ def _staged(
 def _in_photons(frame: Frame, constants: CalibrationConstants, factor: float) -> Frame:
     """Return the frame with all inverse gains multiplied by ``factor``."""
     out = _buffer(frame.pixels.shape)
+    groups = constants.groups
     if constants.stages is not None:
-        highest = apply_stages(frame, constants.stages, factor, out)
-        return replace(frame, pixels=out, trusted=_trusted(highest), stages=None)
+        highest, failed = apply_stages(frame, constants.stages, factor, out, groups)
+        return replace(frame, pixels=out, trusted=_trusted(highest), stages=None, common_mode_failed=failed)
     limits = pixel_limits(frame.pixels.dtype, frame.trusted)
     lowest_pedestal, largest_inverse = constants.extremes
+    if groups is not None:
+        lowest_pedestal = lowest_pedestal - groups.reach
     highest = _highest(frame.trusted[:, 1], lowest_pedestal, largest_inverse * np.float32(factor))
     ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
-    if constants.inverse_gain.ndim == 1:
+    failed = 0
+    if groups is not None:
+        scale, single = constants.inverse_gain, np.float32(factor)
+        failed = calibrate_map_groups(frame.pixels, limits, constants.pedestal, scale, single, ceiling, *groups.arguments, out)
+    elif constants.inverse_gain.ndim == 1:
         inverse = constants.inverse_gain * np.float32(factor)
         calibrate_panels(frame.pixels, limits, constants.pedestal, inverse, ceiling, out)
     else:
         calibrate_maps(
             frame.pixels, limits, limits_bind(limits), constants.pedestal, constants.inverse_gain, np.float32(factor), ceiling, out
         )
-    return replace(frame, pixels=out, trusted=_trusted(highest))
+    return replace(frame, pixels=out, trusted=_trusted(highest), common_mode_failed=failed)
 
 
 def _trusted(highest: Floats32) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from xfelproc.errors import DataError
-from xfelproc.kernels import common_mode as kernel
+from xfelproc.kernels.common_mode import METHODS
+from xfelproc.kernels.pixel_histogram import scratch_size
 from xfelproc.models.conventions import MaskBit
 from xfelproc.models.parameters import Algorithm, method_by_name
 
@@ -27,21 +28,34 @@ REACH = 20.0
 class CommonModeGroups(NamedTuple):
     """What the kernels need to determine the offsets of a detector's groups; made once with the calibration constants.
 
-    ``bounds`` (group, 5): panel, first and last slow (half open), first and last fast. The others but ``use`` are (group,):
-    ``sigma`` (the noise), ``max_offset`` and ``max_error`` in ADU, ``gain`` and its ``spread`` over the pixels (standard deviation)
-    in ADU a photon (a gain of inf: photons are not reckoned with).
-    ``use`` (panel, slow, fast) is 0 where a pixel may serve. ``scratch`` is the length of the kernels' uint32 scratch.
+    ``bounds`` (group, 5): panel, first and last slow (half open), first and last fast. ``constants`` (group, 5): noise (ADU rms),
+    gain (the inverse of the inverse gain's unit; inf: photons are not reckoned with), excess kurtosis of the noise,
+    largest offset (ADU) and largest standard error (photons). ``use`` (panel, slow, fast) is 0 where a pixel may serve.
+    ``scratch`` is the length of the kernels' uint32 scratch.
     """
 
     method: int
     bounds: NDArray[np.int32]
-    sigma: NDArray[np.float64]
-    gain: NDArray[np.float64]
-    spread: NDArray[np.float64]
-    max_offset: NDArray[np.float64]
-    max_error: NDArray[np.float64]
+    constants: NDArray[np.float64]
     use: NDArray[np.uint8]
     scratch: int
+
+    @property
+    def reach(self) -> float:
+        """Largest offset of a group, ADU."""
+        return float(self.constants[:, 3].max(initial=0.0))
+
+    @property
+    def arguments(self) -> tuple[NDArray[np.int32], NDArray[np.uint8], int, NDArray[np.float64], NDArray[np.uint32]]:
+        """What `kernels.calibration_groups` takes before the result."""
+        scratch = np.empty(self.scratch, dtype=np.uint32)
+        return self.bounds, self.use, self.method, self.constants, scratch
+
+
+class NoCommonMode(Algorithm):
+    """There is none, or it is not corrected for."""
+
+    method: Literal["none"] = "none"
 
 
 class GroupedOffset(Algorithm):
@@ -94,19 +108,15 @@ class GroupedOffset(Algorithm):
         sigmas = _full(np.float32(self.noise) if self.noise is not None else noise, shape)
         inverse = _full(inverse_gain, shape)
         bounds = self._bounds(mask)
-        constants = np.zeros((3, len(bounds)))
+        constants = np.zeros((len(bounds), 5))
         for number, (p, y0, y1, x0, x1) in enumerate(bounds):
             box = (p, slice(y0, y1), slice(x0, x1))
-            constants[:, number] = self._typical(use[box], sigmas[box], inverse[box])
-        sigma, gain, spread = constants
-        reach = np.full(len(bounds), self.max_offset) if self.max_offset is not None else REACH * sigma
+            constants[number, [0, 2, 1]] = self._typical(use[box], sigmas[box], inverse[box])
+        constants[:, 3] = REACH * constants[:, 0] if self.max_offset is None else self.max_offset
         # without a known gain the error is told against the noise
-        errors = self.max_error * np.where(np.isfinite(gain), gain, sigma)
-        use.setflags(write=False)
+        constants[:, 4] = np.where(np.isfinite(constants[:, 1]), self.max_error, self.max_error * constants[:, 0])
         widest = int((bounds[:, 4] - bounds[:, 3]).max(initial=1))
-        return CommonModeGroups(
-            kernel.METHODS[self._method], bounds, sigma, gain, spread, reach, errors, use, kernel.scratch_size(widest)
-        )
+        return CommonModeGroups(METHODS[self._method], bounds, constants, use, scratch_size(widest))
 
     @property
     def _method(self) -> str:
@@ -119,16 +129,16 @@ class GroupedOffset(Algorithm):
         return use
 
     def _typical(self, use: NDArray[np.uint8], sigma: Floats32, inverse_gain: Floats32) -> tuple[float, float, float]:
-        """Return noise, gain and its spread of a group; mark pixels in ``use`` that are too unlike. (1, inf, 0): there are none."""
+        """Return noise, its kurtosis and gain of a group; mark odd pixels in ``use``. (1, 0, inf): there are no others."""
         usable = (use == 0) & (sigma > 0) & np.isfinite(sigma) & (inverse_gain != 0) & np.isfinite(inverse_gain)
         if not usable.any():
             use[...] = 1
-            return 1.0, np.inf, 0.0
+            return 1.0, 0.0, np.inf
         noise, inverse = np.median(sigma[usable]), np.median(inverse_gain[usable])
         usable &= (sigma < NOISE_SPREAD * noise) & (np.abs(inverse_gain / inverse - 1.0) < GAIN_SPREAD)
         use[...] = ~usable
         gains = 1.0 / np.abs(inverse_gain[usable].astype(np.float64))
-        return _rms(sigma[usable]), float(gains.mean()), float(gains.std())
+        return *_noise(sigma[usable]), float(gains.mean())
 
     def _bounds(self, mask: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Return the groups that have pixels."""
@@ -217,11 +227,13 @@ class UnbondedOffset(GroupedOffset):
         use[...] = ~usable
         gains = inverse_gain[(inverse_gain != 0) & np.isfinite(inverse_gain)]
         gain = 1.0 / abs(float(np.median(gains))) if gains.size else np.inf
-        return (_rms(sigma[usable]), gain, 0.0) if usable.any() else (1.0, np.inf, 0.0)
+        return (*_noise(sigma[usable]), gain) if usable.any() else (1.0, 0.0, np.inf)
 
 
 CommonMode = Annotated[
-    MedianOffset | ModeOffset | PeakOffset | UnbondedOffset, Field(discriminator="method"), BeforeValidator(method_by_name)
+    NoCommonMode | MedianOffset | ModeOffset | PeakOffset | UnbondedOffset,
+    Field(discriminator="method"),
+    BeforeValidator(method_by_name),
 ]
 """Field type of a common mode; a bare name is a method with its defaults."""
 
@@ -231,5 +243,8 @@ def _full(values: Floats32 | np.float32 | None, shape: tuple[int, ...]) -> Float
     return np.broadcast_to(array[:, None, None] if array.ndim == 1 else array, shape)
 
 
-def _rms(values: Floats32) -> float:
-    return float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
+def _noise(values: Floats32) -> tuple[float, float]:
+    """Return the noise (rms) of pixels together, and its excess kurtosis."""
+    squares = values.astype(np.float64) ** 2
+    mean = float(squares.mean())
+    return float(np.sqrt(mean)), 3.0 * float(np.mean(squares**2) / mean**2 - 1.0)

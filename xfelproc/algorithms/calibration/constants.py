@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xfelproc.algorithms.calibration.common_mode import CommonModeGroups, GroupedOffset
 from xfelproc.algorithms.calibration.stages import StageConstants
 from xfelproc.errors import DataError
 from xfelproc.models.calibration import DetectorConstants
@@ -24,6 +25,7 @@ class CalibrationConstants:
     ``pedestal`` (raw units) and ``inverse_gain`` (photons a raw unit) are (panel,) or (panel, slow, fast) alike. ``mask`` is what
     calibrated frames carry. With ``per_kev`` the inverse gain is keV a raw unit. ``reasons`` is PixelMask where a file of constants
     has one. Raw values from ``saturation`` are saturated. With ``stages`` these are used instead of pedestal and inverse gain.
+    ``groups`` are what share a common mode; None: it is not corrected for.
     """
 
     mask: NDArray[np.uint8]
@@ -34,6 +36,7 @@ class CalibrationConstants:
     reasons: NDArray[np.uint32] | None = None
     saturation: float | None = None
     stages: StageConstants | None = None
+    groups: CommonModeGroups | None = None
 
     @cached_property
     def extremes(self) -> tuple[Floats32, Floats32]:
@@ -44,7 +47,7 @@ class CalibrationConstants:
     @cached_property
     def identity(self) -> bool:
         """True where raw values are photons already."""
-        plain = self.stages is None and not self.per_kev and self.pedestal.ndim == 1
+        plain = self.stages is None and self.groups is None and not self.per_kev and self.pedestal.ndim == 1
         return plain and not self.pedestal.any() and bool(np.all(self.inverse_gain == 1.0))
 
 
@@ -103,3 +106,33 @@ def check_shape(calibration: DetectorConstants, shape: Shape) -> None:
                 f"{name} in the constants file has shape {array.shape}: the geometry has panels, slow, fast = {shape}; "
                 "give the constants of this detector, or the geometry they were made with"
             )
+
+
+def with_groups(constants: CalibrationConstants, common_mode: GroupedOffset, noise: Floats32 | None) -> CalibrationConstants:
+    """Return the constants with the groups of pixels that share an offset.
+
+    Parameters
+    ----------
+    noise
+        (stage, panel, slow, fast) ADU rms; None: not known.
+
+    Raises
+    ------
+    DataError
+        If gain or noise is not known, or the groups do not fit the panels.
+    """
+    shape = (constants.mask.shape[0], constants.mask.shape[1], constants.mask.shape[2])
+    if constants.estimate != "never":
+        raise DataError(
+            "common mode needs the gain, as photons raise a pixel, too: give input.calibration or input.gain,"
+            " or calibrate.gain as a number"
+        )
+    staged = constants.stages
+    first = np.zeros(shape[0], dtype=np.int8) if staged is None else np.maximum(staged.table[:, 0], 0)
+    inverse = constants.inverse_gain if staged is None else np.stack([staged.inverse_gain[s, p] for p, s in enumerate(first)])
+    of_first = None if noise is None else np.stack([noise[min(s, len(noise) - 1), p] for p, s in enumerate(first)])
+    groups = common_mode.prepare(constants.mask, of_first, inverse)
+    if staged is not None:
+        return replace(constants, groups=groups)
+    pedestal, inverse = (expand(values, shape) for values in (constants.pedestal, constants.inverse_gain))
+    return replace(constants, groups=groups, pedestal=pedestal, inverse_gain=inverse)

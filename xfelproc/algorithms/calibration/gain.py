@@ -137,10 +137,13 @@ def _subtract_common_mode(
     scratch = np.zeros(groups.scratch, dtype=np.uint32)
     failed = np.zeros(len(adu), dtype=np.bool_)
     method = METHODS["peak"] if gain is not None else FLANK
-    for number, (p, y0, y1, x0, x1) in enumerate(groups.bounds):
-        known = float(gain[p]) if gain is not None else np.inf
-        sigma, reach = groups.sigma[number], groups.max_offset[number]
-        offset, error = group_offset(adu, groups.use, p, y0, y1, x0, x1, method, sigma, known, 0.0, reach, np.inf, scratch)
+    alike = np.ones_like(adu)
+    for bounds, known in zip(groups.bounds, groups.constants, strict=True):
+        p, y0, y1, x0, x1 = bounds
+        constants = np.array([known[0], np.inf if gain is None else gain[p], known[2], known[3], np.inf])
+        if gain is not None:
+            alike[p] = 1.0 / gain[p]
+        offset, error = group_offset(adu, groups.use, alike, bounds, method, constants, 1.0, scratch)
         failed[p] |= not np.isfinite(error)
         adu[p, y0:y1, x0:x1] -= np.float32(offset)
     return failed

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
+from xfelproc.algorithms.calibration.common_mode import CommonModeGroups
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import calibrate_bits, calibrate_codes, codes_of_array
+from xfelproc.kernels.calibration_groups import calibrate_bit_groups, calibrate_code_groups
 from xfelproc.kernels.pixels import limits_bind, pixel_limits
 from xfelproc.models.calibration import MAX_STAGES, DetectorConstants, StageCoding
 from xfelproc.models.experiment import Detector
@@ -279,10 +281,12 @@ def stage_codes(frame: Frame, coding: StageCoding) -> NDArray[np.uint8] | None:
     return codes
 
 
-def apply_stages(frame: Frame, constants: StageConstants, factor: float, out: Floats32) -> Floats32:
-    """Write the frame in photons to ``out``; return (panel,) a bound that no measurement exceeds.
+def apply_stages(
+    frame: Frame, constants: StageConstants, factor: float, out: Floats32, groups: CommonModeGroups | None = None
+) -> tuple[Floats32, int]:
+    """Write the frame in photons to ``out``; return (panel,) a bound that no measurement exceeds, and how many groups failed.
 
-    ``factor`` is what inverse gains are to be multiplied with.
+    ``factor`` is what inverse gains are to be multiplied with. With ``groups`` the common mode of code 0's stage is subtracted.
 
     Raises
     ------
@@ -300,9 +304,14 @@ def apply_stages(frame: Frame, constants: StageConstants, factor: float, out: Fl
     ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
     limits, maps = pixel_limits(dtype, trusted), (constants.pedestal, constants.inverse_gain)
     limited = limits_bind(limits, None if codes is not None else constants.value_mask)
-    common = (limits, limited, constants.table, constants.saturated, *maps, np.float32(factor), ceiling, out)
-    if codes is None:
-        calibrate_bits(frame.pixels, constants.coding.shift, *common)
+    common = (constants.table, constants.saturated, *maps, np.float32(factor), ceiling)
+    failed = 0
+    if groups is not None and codes is None:
+        failed = calibrate_bit_groups(frame.pixels, constants.coding.shift, limits, *common, *groups.arguments, out)
+    elif groups is not None and codes is not None:
+        failed = calibrate_code_groups(frame.pixels, codes, limits, *common, *groups.arguments, out)
+    elif codes is None:
+        calibrate_bits(frame.pixels, constants.coding.shift, limits, limited, *common, out)
     else:
-        calibrate_codes(frame.pixels, codes, *common)
-    return highest
+        calibrate_codes(frame.pixels, codes, limits, limited, *common, out)
+    return highest, failed
