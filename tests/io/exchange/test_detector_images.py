@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from xfelproc.errors import ConfigError, DataError
+from xfelproc.io.calibration_file import write_calibration
 from xfelproc.io.exchange.detector_images import from_stack, read_images, write_images
 from xfelproc.io.exchange.mask_files import crystfel_lines, read_reasons, write_mask
 from xfelproc.io.sources import SourceSettings, open_source
 from xfelproc.io.sources.masks import file_mask, to_stack
+from xfelproc.models.calibration import DetectorConstants
 from xfelproc.models.conventions import PixelMask
 from xfelproc.models.experiment import Beam, Detector, Experiment, Panel
 
@@ -81,6 +83,14 @@ def test_masks(tmp_path: Path, experiment: Experiment) -> None:
         assert file["entry/instrument/detector/pixel_mask"].dtype == np.uint32
         assert np.count_nonzero(file["entry/instrument/detector/pixel_mask"]) == 2
     assert f"mask0_file = {path}" in crystfel_lines(path)
+
+
+def test_bad_pixels_of_constants(tmp_path: Path) -> None:
+    mask = np.zeros(SLAB.detector.stack_shape, np.uint32)
+    mask[1, 2, 3] = PixelMask.NOISY
+    pedestal = np.zeros((1, *mask.shape), np.float32)
+    write_calibration(tmp_path / "constants.h5", DetectorConstants(pedestal=pedestal, mask=mask))
+    np.testing.assert_array_equal(read_reasons(f"{tmp_path}/constants.h5", SLAB.detector), mask)
 
 
 def test_wrong_masks(tmp_path: Path) -> None:

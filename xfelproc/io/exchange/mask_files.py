@@ -51,12 +51,13 @@ def crystfel_lines(path: Path) -> tuple[str, ...]:
 def read_reasons(spec: str, detector: Detector) -> Bits:
     """Return a mask file's reasons as a stack (panel, slow, fast).
 
-    A file of ours and NXmx's ``pixel_mask`` keep their bits; of any other, what is not 0 is `PixelMask.USER`.
+    Files of ours (masks, averages, constants) and NXmx's ``pixel_mask`` keep their bits; of any other, what is not 0 is
+    `PixelMask.USER`.
 
     Parameters
     ----------
     spec
-        ``mask.h5`` of ours, ``file.h5:/path``, ``.npy`` or an image.
+        HDF5 file of ours, ``file.h5:/path``, ``.npy`` or an image.
 
     Raises
     ------
@@ -78,6 +79,7 @@ def read_reasons(spec: str, detector: Detector) -> Bits:
 def _is_ours(path: Path) -> bool:
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return "reasons" in file.attrs and "mask" in file
+            known = {"reasons", "raw_image_offset", "n_stages"} & set(file.attrs)  # masks, averages, constants
+            return bool(known) and "mask" in file
     except OSError:
         return False  # whoever reads it complains
