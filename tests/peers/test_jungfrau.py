@@ -94,6 +94,6 @@ def test_few_pixels_of_a_real_module_are_bad(folder: Path) -> None:
     """What a real pedestal and its noise look like: 82 pixels never move, and a few tenths of a percent stand out."""
     pedestal, noise = binary(folder, "mod5_pedeG0", "f4"), binary(folder, "mod5_pedeG0_RMS", "f4")
     n = np.full(SHAPE, 1000, dtype=np.uint32)
-    reasons = bad_pixels(DarkPixels(), pedestal, noise, n, 1000, np.zeros(SHAPE, np.bool_))
+    reasons = bad_pixels(DarkPixels(), pedestal, noise, n, 1000, noise == 0, np.zeros(SHAPE, np.bool_))
     assert np.all(reasons[noise == 0] & PixelMask.STUCK)
     assert 0.0005 < np.mean(reasons != 0) < 0.01

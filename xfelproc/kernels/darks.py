@@ -75,3 +75,54 @@ def add_values(
         n.flat[i] += 1
         total.flat[i] += d
         square.flat[i] += d * d
+
+
+@njit(cache=True, nogil=True)
+def subtract_common(
+    values: Floats32, centre: Floats32, slows: NDArray[np.int64], fasts: NDArray[np.int64], offsets: NDArray[np.float64]
+) -> None:
+    """Subtract from each block of pixels the median of its differences from ``centre``, which goes to ``offsets``.
+
+    Blocks are bounded by ``slows`` and ``fasts``; ``offsets`` is (panel, block, block). A quarter of the pixels serves.
+    Offsets are rounded to sixteenths, so that differences of whole numbers stay exact; that of a block with few values is 0.
+    """
+    scratch = np.empty(values.shape[1] * values.shape[2], dtype=np.float32)
+    for p in range(values.shape[0]):
+        for i in range(len(slows) - 1):
+            for j in range(len(fasts) - 1):
+                n = 0
+                for y in range(slows[i], slows[i + 1], 2):
+                    for x in range(fasts[j] + (y // 2) % 2, fasts[j + 1], 2):
+                        d = values[p, y, x] - centre[p, y, x]
+                        if not np.isnan(d):
+                            scratch[n] = d
+                            n += 1
+                offset = np.float32(np.rint(16.0 * np.median(scratch[:n])) / 16.0) if n >= 30 else np.float32(0.0)
+                offsets[p, i, j] = offset
+                for y in range(slows[i], slows[i + 1]):
+                    for x in range(fasts[j], fasts[j + 1]):
+                        values[p, y, x] -= offset
+
+
+@njit(cache=True, nogil=True)
+def add_common(values: Floats32, slows: NDArray[np.int64], fasts: NDArray[np.int64], offsets: NDArray[np.float64]) -> None:
+    """Add to each block of pixels its offset; see `subtract_common`."""
+    for p in range(values.shape[0]):
+        for i in range(len(slows) - 1):
+            for j in range(len(fasts) - 1):
+                offset = np.float32(offsets[p, i, j])
+                for y in range(slows[i], slows[i + 1]):
+                    for x in range(fasts[j], fasts[j + 1]):
+                        values[p, y, x] += offset
+
+
+@njit(cache=True, nogil=True)
+def add_extremes(values: Floats32, low: Floats32, high: Floats32) -> None:
+    """Widen the range of values seen of each pixel; NaN is left out."""
+    for p in range(values.shape[0]):
+        for y in range(values.shape[1]):
+            row, least, most = values[p, y], low[p, y], high[p, y]
+            for x in range(len(row)):
+                v = row[x]
+                least[x] = v if v < least[x] else least[x]
+                most[x] = v if v > most[x] else most[x]

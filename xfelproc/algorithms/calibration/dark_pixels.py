@@ -39,7 +39,7 @@ class DarkPixels(Parameters):
         6.0
     )
     noise_factor: Annotated[float, Field(ge=1, description="and at least so many times their median")] = 1.5
-    quiet: Annotated[float, Field(ge=0, lt=1, description="a pixel whose noise is below this times the neighbours' is dead")] = 0.3
+    quiet: Annotated[float, Field(ge=0, lt=1, description="a pixel whose noise is below this times the neighbours' is dead")] = 0.4
     missing: Annotated[
         float,
         Field(ge=0, le=1, description="largest fraction of frames in which a pixel may be in another stage, or have no value"),
@@ -47,7 +47,13 @@ class DarkPixels(Parameters):
 
 
 def bad_pixels(
-    settings: DarkPixels, pedestal: NDArray[np.float32], noise: NDArray[np.float32], n: NDArray[np.uint32], frames: int, skip: Bools
+    settings: DarkPixels,
+    pedestal: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    n: NDArray[np.uint32],
+    frames: int,
+    constant: Bools,
+    skip: Bools,
 ) -> NDArray[np.uint32]:
     """Return PixelMask (panel, slow, fast) of one gain stage.
 
@@ -62,11 +68,13 @@ def bad_pixels(
         Values that each pixel's are made of.
     frames
         Number of frames.
+    constant
+        Pixels that read the same in every frame.
     skip
         Pixels that are not judged.
     """
     known = ~skip & np.isfinite(pedestal) & np.isfinite(noise)
-    moving = known & (noise > 0)
+    moving = known & (noise > 0) & ~constant
     usual = float(np.median(noise[moving])) if moving.any() else 0.0
     reasons = np.zeros(pedestal.shape, dtype=np.uint32)
 
@@ -75,8 +83,8 @@ def bad_pixels(
 
     mark(n < (1.0 - settings.missing) * frames, PixelMask.STUCK)
     if usual > LEAST_NOISE:
-        mark(known & (noise < 1e-3 * usual), PixelMask.STUCK)
-    judged = moving & (noise > 1e-3 * usual)
+        mark(constant, PixelMask.STUCK)
+    judged = moving
     log_noise = np.log(noise, out=np.zeros(noise.shape), where=judged)
     middle, spread = of_neighbours(log_noise, judged, settings.window)
     least = np.log(usual) - 1.0 if usual > 0 else 0.0
@@ -110,12 +118,18 @@ def of_neighbours(values: NDArray[np.floating], good: Bools, window: int) -> tup
         middle[panel] = median_filter(filled, size=window | 1)
         difference = filled - middle[panel]
         whole = _sigma(difference[here])
-        slows, fasts = (np.linspace(0, size, max(1, round(size / BLOCK)) + 1).astype(int) for size in values.shape[1:])
+        slows, fasts = (block_bounds(size) for size in values.shape[1:])
         for s0, s1 in pairwise(slows):
             for f0, f1 in pairwise(fasts):
                 some = difference[s0:s1, f0:f1][here[s0:s1, f0:f1]]
                 spread[panel, s0:s1, f0:f1] = _sigma(some) if len(some) >= FEWEST_NEIGHBOURS else whole
     return middle, spread
+
+
+def block_bounds(size: int) -> NDArray[np.int64]:
+    """Return where the blocks of a panel side of so many pixels begin and end: an even number, so that they part two ASICs."""
+    n = 2 * max(1, round(size / (2 * BLOCK))) if size >= BLOCK else 1
+    return np.linspace(0, size, n + 1).astype(np.int64)
 
 
 def _sigma(values: Floats) -> float:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from xfelproc.algorithms.calibration.dark_pixels import MAD_TO_SIGMA, DarkPixels, bad_pixels, of_neighbours
+from xfelproc.algorithms.calibration.dark_pixels import MAD_TO_SIGMA, DarkPixels, bad_pixels, block_bounds, of_neighbours
 from xfelproc.algorithms.calibration.stages import NO_CODE, stage_codes
 from xfelproc.errors import DataError
-from xfelproc.kernels.darks import add_medians, add_values
+from xfelproc.kernels.darks import add_common, add_extremes, add_medians, add_values, subtract_common
 from xfelproc.models.calibration import MAX_STAGES, DetectorConstants, StageCoding
 from xfelproc.models.conventions import MaskBit, PixelMask
 from xfelproc.models.frames import Frame
@@ -47,6 +47,12 @@ class Darks(Parameters):
         int | None,
         Field(ge=0, lt=MAX_STAGES, description="gain stage of the run, where the raw values do not tell it; None: the first"),
     ] = None
+    common_mode: Annotated[
+        bool,
+        Field(
+            description="take off what blocks of 64 x 64 pixels have in common on a frame, so that the noise is that of the pixels"
+        ),
+    ] = True
     pixels: Annotated[DarkPixels, Field(description="which pixels are bad")] = DarkPixels()
 
 
@@ -96,7 +102,9 @@ class DarkSums:
         result = dict(self._sums)
         for stage, (group, count) in self._groups.items():
             if count >= FEWEST and f"n_{stage}" not in result:
-                add_medians(group[:count], FEWEST, *self._arrays(result, stage, "mad", group.shape[1:]))
+                group = group[:count].copy()
+                self._level(group)
+                add_medians(group, FEWEST, *self._arrays(result, stage, "mad", group.shape[1:]))
         return result
 
     def _stages(self, frame: Frame) -> Iterator[tuple[int, Floats32]]:
@@ -131,8 +139,21 @@ class DarkSums:
         group, count = self._groups.get(stage) or (np.empty((GROUP, *values.shape), dtype=np.float32), 0)
         group[count] = values
         if count + 1 == GROUP:
+            self._level(group)
             add_medians(group, GROUP // 2 + 1, *self._arrays(self._sums, stage, "mad", values.shape))
         self._groups[stage] = group, (count + 1) % GROUP
+
+    def _level(self, group: Floats32) -> None:
+        """Bring the blocks of all frames of a group to their median level."""
+        if not self.darks.common_mode:
+            return
+        slows, fasts = (block_bounds(size) for size in group.shape[2:])
+        offsets = np.zeros((len(group), group.shape[1], len(slows) - 1, len(fasts) - 1))
+        for values, found in zip(group[1:], offsets[1:], strict=True):
+            subtract_common(values, group[0], slows, fasts, found)
+        middle = np.median(offsets, axis=0)
+        for values in group:
+            add_common(values, slows, fasts, middle)
 
     def _second_pass(self, stage: int, values: Floats32, first: DetectorConstants, whole: bool) -> None:
         assert first.pedestal is not None
@@ -145,6 +166,14 @@ class DarkSums:
                 np.ascontiguousarray(first.pedestal[stage]),
                 np.maximum(reach, np.float32(ROUNDING)) if whole else reach,
             )
+        if f"low_{stage}" not in self._sums:
+            self._sums[f"low_{stage}"] = np.full(values.shape, np.inf, dtype=np.float32)
+            self._sums[f"high_{stage}"] = np.full(values.shape, -np.inf, dtype=np.float32)
+        add_extremes(values, self._sums[f"low_{stage}"], self._sums[f"high_{stage}"])
+        if self.darks.common_mode:
+            slows, fasts = (block_bounds(size) for size in values.shape[1:])
+            offsets = np.zeros((len(values), len(slows) - 1, len(fasts) - 1))
+            subtract_common(values, self._bounds[stage][0], slows, fasts, offsets)
         add_values(values, *self._bounds[stage], *self._arrays(self._sums, stage, "square", values.shape))
 
     @staticmethod
@@ -168,7 +197,8 @@ def combine_darks(first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArra
     for name, values in second.items():
         if name in total and total[name].shape != values.shape:
             raise DataError(f"dark frames of shapes {total[name].shape} and {values.shape}: give frames of one detector")
-        total[name] = total[name] + values if name in total else values
+        join = {"low": np.minimum, "high": np.maximum}.get(name.partition("_")[0], np.add)
+        total[name] = join(total[name], values) if name in total else values
     return total
 
 
@@ -238,7 +268,8 @@ def dark_constants(
         variance = np.divide(square - total * np.nan_to_num(mean), n - 1, out=unknown, where=n > 1)
         noise[stage] = np.sqrt(np.maximum(variance, 0.0))
         pedestal[stage] = mean + np.rint(first.pedestal[stage].astype(np.float64))
-        mask |= bad_pixels(darks.pixels, pedestal[stage], noise[stage], partial[f"n_{stage}"], frames, static_mask != 0)
+        constant = partial[f"low_{stage}"] == partial[f"high_{stage}"]
+        mask |= bad_pixels(darks.pixels, pedestal[stage], noise[stage], partial[f"n_{stage}"], frames, constant, static_mask != 0)
     return DetectorConstants(pedestal, noise, mask=mask, coding=coding, provenance=provenance)
 
 
