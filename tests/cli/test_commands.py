@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -91,9 +92,10 @@ def test_exported_geometry_reads_back(undisturbed: Path, experiment: Path, tmp_p
     np.testing.assert_allclose([panel.origin, panel.fast_axis, panel.slow_axis], [again.origin, again.fast_axis, again.slow_axis])
 
 
-def test_report(undisturbed: Path) -> None:
-    assert xfelproc("report", undisturbed, "--nonsense").code == 2
-    assert xfelproc("report", undisturbed).code == 0
+def test_report(undisturbed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    assert xfelproc("report", run, "--nonsense").code == 2
+    assert xfelproc("report", run).code == 0
 
 
 def test_demo(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ sys.exit({code})
 """
 
 
-def run(ranks: int, body: str, timeout: float = 60) -> tuple[int, str]:
+def run(ranks: int, body: str, timeout: float = 300) -> tuple[int, str]:
     done = subprocess.run(
         [*mpiexec(), str(ranks), sys.executable, "-c", SERVE.format(body=body)],
         env=environment(),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import made_once
 from xfelproc.simulation import preset, simulate
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def command(arguments: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", "xfelproc", *map(str, arguments)]
 
 
-def xfelproc(*arguments: object, timeout: float = 300) -> Result:
+def xfelproc(*arguments: object, timeout: float = 600) -> Result:
     """Run the real command."""
     done = subprocess.run(
         command(arguments),
@@ -51,20 +52,24 @@ def xfelproc(*arguments: object, timeout: float = 300) -> Result:
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a simulated experiment of 24 frames with its job file; not to be written to."""
-    folder = tmp_path_factory.mktemp("experiment")
-    simulate(preset("demo", frames=24, detector=DETECTOR), folder)
-    with (folder / "job.toml").open("a") as stream:
-        stream.write("\n[execution]\nworkers = 2\nunit_size = 2\n\n[report]\nenabled = false\n")
-    return folder
+
+    def make(folder: Path) -> None:
+        simulate(preset("demo", frames=24, detector=DETECTOR), folder)
+        with (folder / "job.toml").open("a") as stream:
+            stream.write("\n[execution]\nworkers = 2\nunit_size = 2\n\n[report]\nenabled = false\n")
+
+    return made_once(tmp_path_factory, "experiment", make)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(experiment: Path) -> Path:
-    """Run directory of that experiment, by the driver inline."""
-    run = experiment / "undisturbed"
-    result = xfelproc("run", experiment / "job.toml", "-o", run, "--driver", "inline")
-    assert result.code == 0, result.output
-    return run
+def undisturbed(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of that experiment, by the driver inline; not to be written to."""
+
+    def make(folder: Path) -> None:
+        result = xfelproc("run", experiment / "job.toml", "-o", folder / "run", "--driver", "inline")
+        assert result.code == 0, result.output
+
+    return made_once(tmp_path_factory, "undisturbed", make) / "run"
 
 
 def mpiexec() -> list[str]:
@@ -76,7 +81,7 @@ def mpiexec() -> list[str]:
     return [found, "--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else []), "-n"]
 
 
-def xfelproc_mpi(ranks: int, *arguments: object, timeout: float = 300, **variables: str) -> Result:
+def xfelproc_mpi(ranks: int, *arguments: object, timeout: float = 600, **variables: str) -> Result:
     """Run the real command in several ranks."""
     done = subprocess.run(
         [*mpiexec(), str(ranks), *command([*arguments, "--driver", "mpi"])],

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import environment
-from tests.integration.test_faults_pool import ROW, UNIT, Lab, caught, end, without_frame
+from tests.integration.test_faults_pool import ROW, TIMEOUT, UNIT, Lab, caught, end, without_frame
 from tests.integration.test_resume import assert_same
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'xfelproc[dask]'")
@@ -31,13 +31,17 @@ class DaskLab(Lab):
 
 
 @pytest.fixture
-def lab(experiment: Path, tmp_path: Path) -> DaskLab:
-    return DaskLab(experiment, tmp_path)
+def lab(experiment: Path, tmp_path: Path) -> Iterator[DaskLab]:
+    one = DaskLab(experiment, tmp_path)
+    yield one
+    one.close()
 
 
 def test_worker_killed(lab: DaskLab, undisturbed: Path) -> None:
+    lab.hold()
     process = lab.start()
     os.kill(caught(lab.run, process, lambda record: record.unit >= 2 and record.row >= 0).worker, signal.SIGKILL)
+    lab.release()
     result = end(process)
     assert result.code == 0, result.output
     assert "distributed" not in result.output
@@ -55,31 +59,38 @@ def test_frame_that_ends_its_worker(lab: DaskLab, without_frame: Path) -> None:
 
 
 def test_worker_stopped(lab: DaskLab, undisturbed: Path) -> None:
-    process = lab.start("execution.unit_timeout=20")
+    lab.hold()
+    process = lab.start(f"execution.unit_timeout={TIMEOUT}")
     os.kill(caught(lab.run, process, lambda record: record.unit >= 2 and record.row >= 0).worker, signal.SIGSTOP)
+    lab.release()
     result = end(process)
     assert result.code == 0, result.output
     assert_same(lab.run, undisturbed)
 
 
 def test_interrupted(lab: DaskLab, undisturbed: Path) -> None:
+    lab.hold()
     process = lab.start()
     record = caught(lab.run, process, lambda record: record.unit >= 2)
     os.killpg(process.pid, signal.SIGINT)
+    lab.release(0.5)
     result = end(process)
     assert result.code == 130, result.output
     assert not Path(f"/proc/{record.worker}").exists()
+    lab.release()
     result = lab.finish()
     assert result.code == 0, result.output
     assert_same(lab.run, undisturbed)
 
 
 def test_dispatcher_killed(lab: DaskLab, undisturbed: Path) -> None:
+    lab.hold()
     process = lab.start()
     worker = caught(lab.run, process, lambda record: record.unit >= 2).worker
     process.kill()
     process.communicate()
-    limit = time.monotonic() + 20
+    lab.release()
+    limit = time.monotonic() + 120
     while Path(f"/proc/{worker}").exists() and time.monotonic() < limit:
         time.sleep(0.1)
     assert not Path(f"/proc/{worker}").exists()
@@ -108,7 +119,7 @@ class Cluster:
         self.scheduler = start("dask_scheduler", "--port", "0", "--host", "127.0.0.1")
         self.worker = start("dask_worker", "--nthreads", str(threads), "--nworkers", "2")
         log.close()
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
         while not self.file.exists() and time.monotonic() < limit:
             time.sleep(0.1)
 
@@ -132,10 +143,12 @@ def cluster(lab: DaskLab, tmp_path: Path) -> Iterator[Cluster]:
 
 def test_scheduler_gone(lab: DaskLab, undisturbed: Path, cluster: Cluster, tmp_path: Path) -> None:
     where = f"execution.dask.scheduler={cluster.file}"
+    lab.hold()
     process = lab.start(where)
     caught(lab.run, process, lambda record: record.unit >= 2)
     cluster.scheduler.kill()
     result = end(process)
+    lab.release()
     assert result.code == 75, result.output
     assert "no Dask scheduler answers" in result.output
     assert "Traceback" not in result.output

@@ -1,7 +1,8 @@
 """Faults of a pool through the real command: whatever dies, the same command ends complete, with the bytes of an undisturbed run.
 
 The faults come from outside, or from a spot finder that joins by entry point and springs a trap at one frame; apart from that
-it is the usual one, so that its results have the bytes of a run without it.
+it is the usual one, so that its results have the bytes of a run without it. It also waits where a test wants to find a worker at
+work, however slow the test itself is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 
 from tests.integration.conftest import ROOT, Result, command, environment
 from tests.integration.test_resume import assert_same
+from tests.once import made_once
 from xfelproc.io.inflight import InFlight, read_inflight
 from xfelproc.io.shards import read_frames, shard_path
 from xfelproc.models.conventions import FrameStatus
@@ -28,6 +30,10 @@ pytestmark = pytest.mark.slow
 
 TRAPPED = 13
 UNIT, ROW = divmod(TRAPPED, 2)
+TIMEOUT = 25
+"""Seconds a frame may take: a worker loads its kernels before its first, beside whatever else this machine does."""
+PATIENCE = 600.0
+"""Seconds after which a test gives up: more than any of them takes on a busy machine."""
 
 PLUGIN = """
 import ctypes, json, time
@@ -39,7 +45,13 @@ class Trap(BlockBackground):
     method: Literal["trap"] = "trap"
 
     def strong_pixels(self, frame, workspace):
-        file = Path(__file__).with_name("trap.json")
+        folder = Path(__file__).parent
+        end = time.monotonic() + 600.0
+        while frame.ref.index >= 4 and (folder / "hold").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        pace = folder / "pace"
+        time.sleep(float(pace.read_text()) if pace.exists() else 0.0)
+        file = folder / "trap.json"
         trap = json.loads(file.read_text()) if file.exists() else {}
         if frame.ref.index == trap.get("frame"):
             if trap["what"] == "segfault":
@@ -62,10 +74,21 @@ class Lab:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trap\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[xfelproc.spotfinders]\ntrap = trap_plugin:Trap\n")
         self.job = experiment / "job.toml"
+        self.started: list[subprocess.Popen[str]] = []
 
     def set(self, what: str) -> None:
         """Set the trap."""
         (self.plugins / "trap.json").write_text(json.dumps({"frame": TRAPPED, "what": what}))
+
+    def hold(self) -> None:
+        """Let every frame from the third unit on wait until `release`."""
+        (self.plugins / "hold").touch()
+
+    def release(self, seconds: float = 0.0) -> None:
+        """Let the frames go on, each after so many seconds."""
+        (self.plugins / "pace.new").write_text(str(seconds))
+        (self.plugins / "pace.new").replace(self.plugins / "pace")
+        (self.plugins / "hold").unlink(missing_ok=True)
 
     def arguments(self, *more: object) -> list[str]:
         given = ("spots.method=trap", "execution.max_failed=1", *more)
@@ -74,7 +97,7 @@ class Lab:
 
     def start(self, *more: object) -> subprocess.Popen[str]:
         """Start the command in a process group of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.arguments(*more),
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -82,6 +105,15 @@ class Lab:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
 
     def environment(self) -> dict[str, str]:
         return {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.plugins)])}
@@ -105,13 +137,13 @@ class Lab:
 
 
 def end(process: subprocess.Popen[str]) -> Result:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE)
     return Result(process.returncode, output)
 
 
 def caught(run: Path, process: subprocess.Popen[str], wanted: Callable[[InFlight], bool]) -> InFlight:
     """Return the first worker seen at what is wanted."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         for record in read_inflight(run):
             if wanted(record):
@@ -122,23 +154,30 @@ def caught(run: Path, process: subprocess.Popen[str], wanted: Callable[[InFlight
 
 
 @pytest.fixture
-def lab(experiment: Path, tmp_path: Path) -> Lab:
-    return Lab(experiment, tmp_path)
+def lab(experiment: Path, tmp_path: Path) -> Iterator[Lab]:
+    one = Lab(experiment, tmp_path)
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="module")
 def without_frame(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which the trapped frame fails by an exception, and nothing dies."""
-    lab = Lab(experiment, tmp_path_factory.mktemp("without"))
-    lab.set("raise")
-    result = lab.finish("execution.driver=inline")
-    assert result.code == 0, result.output
-    return lab.run
+
+    def make(folder: Path) -> None:
+        lab = Lab(experiment, folder)
+        lab.set("raise")
+        result = lab.finish("execution.driver=inline")
+        assert result.code == 0, result.output
+
+    return made_once(tmp_path_factory, "without_frame", make) / "run"
 
 
 def test_worker_killed(lab: Lab, undisturbed: Path) -> None:
+    lab.hold()
     process = lab.start()
     os.kill(caught(lab.run, process, lambda record: record.unit >= 2).worker, signal.SIGKILL)
+    lab.release()
     result = end(process)
     assert result.code == 0, result.output
     assert_same(lab.run, undisturbed)
@@ -147,8 +186,10 @@ def test_worker_killed(lab: Lab, undisturbed: Path) -> None:
 
 
 def test_worker_stopped(lab: Lab, undisturbed: Path) -> None:
-    process = lab.start("execution.unit_timeout=8")
+    lab.hold()
+    process = lab.start(f"execution.unit_timeout={TIMEOUT}")
     os.kill(caught(lab.run, process, lambda record: record.unit >= 2 and record.row >= 0).worker, signal.SIGSTOP)
+    lab.release()
     result = end(process)
     assert result.code == 0, result.output
     assert_same(lab.run, undisturbed)
@@ -169,10 +210,10 @@ def test_frame_that_ends_its_worker(lab: Lab, without_frame: Path) -> None:
 
 def test_frame_that_never_returns(lab: Lab, without_frame: Path) -> None:
     lab.set("hang")
-    result = lab.finish("execution.unit_timeout=8")
+    result = lab.finish(f"execution.unit_timeout={TIMEOUT}")
     assert result.code == 0, result.output
     assert_same(lab.run, without_frame)
-    assert lab.reasons() == {(UNIT, ROW): "its worker took more than 8 s twice at this frame: left out"}
+    assert lab.reasons() == {(UNIT, ROW): f"its worker took more than {TIMEOUT} s twice at this frame: left out"}
 
 
 def test_job_killed_twice_at_a_frame(lab: Lab, without_frame: Path) -> None:
@@ -196,7 +237,7 @@ def test_dispatcher_killed_at_a_frame(lab: Lab, undisturbed: Path) -> None:
     process.kill()
     process.communicate()
     (lab.plugins / "trap.json").unlink()
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 120
     while read_inflight(lab.run) and time.monotonic() < limit:
         time.sleep(0.1)
     assert lab.finish().code == 0
@@ -205,9 +246,11 @@ def test_dispatcher_killed_at_a_frame(lab: Lab, undisturbed: Path) -> None:
 
 
 def test_two_at_once(lab: Lab, undisturbed: Path) -> None:
+    lab.hold()
     first = lab.start()
     caught(lab.run, first, lambda record: True)
     second = lab.finish()
+    lab.release()
     assert second.code == 2
     assert f"another run is at work here (process {first.pid} on " in second.output
     result = end(first)

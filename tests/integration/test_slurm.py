@@ -141,15 +141,6 @@ def short_of_time(surroundings: tuple[Path, dict[str, str]], experiment: Path) -
     one.cancel()
 
 
-@pytest.fixture(scope="module")
-def truth(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Path:
-    """The undisturbed run, inline."""
-    one = make_site(surroundings, experiment, "pace-truth", 0)
-    result = one.xfelproc("run", one.job("truth.toml"), "--driver", "inline")
-    assert result.code == 0, result.output
-    return one.folder / "truth.run"
-
-
 def wait_for(what: Callable[[], bool], run: Path) -> None:
     end = time.monotonic() + PATIENCE
     while not what():
@@ -179,7 +170,7 @@ def shards(run: Path) -> int:
     return len(list((run / "shards" / "process").rglob("[0-9]*.h5")))
 
 
-def test_a_chain(site: Site, truth: Path) -> None:
+def test_a_chain(site: Site, undisturbed: Path) -> None:
     (run,) = site.submit(site.job("chain.toml", tasks_per_node=2))
     assert [state.part for state in queue_state(run)] == ["process", "merge"]
     status = site.xfelproc("status", run)
@@ -188,7 +179,7 @@ def test_a_chain(site: Site, truth: Path) -> None:
     assert refused.code == 2
     assert "has a job in the queue already" in refused.output
     assert_completed(run)
-    assert_same(run, truth)
+    assert_same(run, undisturbed)
     jobs = json.loads(site.xfelproc("status", run, "--json").output)["queue"]
     assert [(job["part"], job["state"]) for job in jobs] == [("process", "COMPLETED"), ("merge", "COMPLETED")]
     assert "process of" in (run / "logs" / f"process-{read_record(run)[0].id}.out").read_text()
@@ -207,24 +198,24 @@ def ranks(launcher: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("launcher", ["mpiexec", "srun --mpi=pmix"])
-def test_ranks(site: Site, truth: Path, launcher: str) -> None:
+def test_ranks(site: Site, undisturbed: Path, launcher: str) -> None:
     (run,) = site.submit(site.job(f"ranks-{launcher[-4:]}.toml", **ranks(launcher)))
     assert_completed(run)
-    assert_same(run, truth)
+    assert_same(run, undisturbed)
 
 
-def test_an_array_with_a_bad_run(site: Site, truth: Path) -> None:
+def test_an_array_with_a_bad_run(site: Site, undisturbed: Path) -> None:
     good, bad = site.job("good.toml"), site.job("bad.toml")
     bad.write_text(bad.read_text().replace("frames.h5", "missing.h5"))
     first, second = site.submit(good, bad)
     assert_completed(first)
-    assert_same(first, truth)
+    assert_same(first, undisturbed)
     assert [state.state for state in at_end(second)] == ["FAILED", "CANCELLED"], told(second)
     (log,) = (second / "logs").glob("process-*_1.out")
     assert "no such file" in log.read_text()
 
 
-def test_cancelled_and_submitted_again(site: Site, truth: Path) -> None:
+def test_cancelled_and_submitted_again(site: Site, undisturbed: Path) -> None:
     site.slow_down(0.5)
     job = site.job("cancelled.toml")
     (run,) = site.submit(job)
@@ -235,7 +226,7 @@ def test_cancelled_and_submitted_again(site: Site, truth: Path) -> None:
     site.slow_down(0)
     site.submit(job)
     assert_completed(run)
-    assert_same(run, truth)
+    assert_same(run, undisturbed)
 
 
 def dispatcher(run: Path) -> int:
@@ -247,7 +238,7 @@ def worker(run: Path) -> int:
 
 
 @pytest.mark.parametrize(("launcher", "victim"), [("none", dispatcher), ("srun --mpi=pmix", worker)])
-def test_killed_in_the_allocation(site: Site, truth: Path, launcher: str, victim: Callable[[Path], int]) -> None:
+def test_killed_in_the_allocation(site: Site, undisturbed: Path, launcher: str, victim: Callable[[Path], int]) -> None:
     site.slow_down(0.5)
     keys: dict[str, object] = {"merge_job": False} if launcher == "none" else ranks(launcher)
     (run,) = site.submit(site.job(f"killed-{victim.__name__}.toml", **keys))
@@ -256,24 +247,24 @@ def test_killed_in_the_allocation(site: Site, truth: Path, launcher: str, victim
     (state,) = assert_completed(run)
     assert state.restarts == 0
     assert ", time 1\n" in told(run)
-    assert_same(run, truth)
+    assert_same(run, undisturbed)
 
 
-def test_taken_off_its_node(site: Site, truth: Path) -> None:
+def test_taken_off_its_node(site: Site, undisturbed: Path) -> None:
     site.slow_down(0.3)
     (run,) = site.submit(site.job("taken.toml", merge_job=False))
     wait_for(lambda: shards(run) > 0, run)
     slurm.ask("scontrol", "requeue", read_record(run)[0].id)  # what SLURM does after a node's failure, and to preempt
     (state,) = assert_completed(run)
     assert state.restarts == 1
-    assert_same(run, truth)
+    assert_same(run, undisturbed)
 
 
-def test_the_wall_time_ends_it_three_times(short_of_time: Site, truth: Path) -> None:
+def test_the_wall_time_ends_it_three_times(short_of_time: Site, undisturbed: Path) -> None:
     (run,) = short_of_time.runs
     wait_for(lambda: queue_state(run)[0].restarts >= 3, run)
     short_of_time.slow_down(0)
     process, _ = assert_completed(run)
     assert process.restarts >= 3
     assert told(run).count("warned of the end of the wall time") >= 3
-    assert_same(run, truth)
+    assert_same(run, undisturbed)
