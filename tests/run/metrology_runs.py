@@ -84,6 +84,10 @@ class State:
     significance: float = 0.0
     notes: tuple[str, ...] = ()
 
+    @property
+    def usable(self) -> bool:
+        return self.converged
+
 
 class MeanResidual(Parameters):
     """Moves each panel by the mean of its residuals, three times."""

@@ -48,7 +48,7 @@ def _row(path: Path, begin: int, end: int, detector: Detector, refining: Refinin
     partial: Partial = read_partial(path)
     state = unpacked_state(partial["state"])
     row: dict[str, Any] = {"frames": [begin, end], "lattices": int(partial["frames"][1]), "why": str(state.why)}
-    if not state.converged:
+    if not state.usable:
         return row
     moved = displacements(detector, state.detector)
     return row | {

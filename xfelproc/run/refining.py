@@ -47,6 +47,8 @@ class Round:
     spots: int
     iterations: int
     converged: bool
+    usable: bool
+    """It came to its end, even if not every level settled in the passes it has."""
     why: str
     significance: float
     shift_px: float
@@ -124,7 +126,7 @@ class Refining:
                     raise
                 return progress.accepted, str(error), progress.rounds
             last = progress.rounds[-1]
-            if not last.converged:
+            if not last.usable:
                 return progress.accepted, last.why, progress.rounds
             if last.significance <= 1.0:
                 return progress.accepted, "the next round moved nothing by more than its uncertainty", progress.rounds
@@ -169,12 +171,13 @@ class Refining:
             int(survey["counts"][1]),
             progress.iteration - first,
             bool(state.converged),
+            bool(state.usable),
             str(state.why),
             float(state.significance),
             shift_px(progress.detector, state.detector),
             (*_others(spots), *map(str, state.notes)),
         )
-        detector = state.detector if state.converged else progress.detector
+        detector = state.detector if state.usable else progress.detector
         progress = replace(progress, detector=detector, state=None, rounds=(*progress.rounds, done))
         self._save(progress)
         return progress

@@ -64,11 +64,11 @@ def _refined(session: Session, refining: Refining) -> dict[str, Any]:
     if refused is not None:
         detector, why = refining.before, f"the refined geometry is not taken: {refused}"
     changed = detector is not refining.before and placement_of(detector) != placement_of(refining.before)
-    taken = [done for done in rounds if done.converged]
+    taken = [done for done in rounds if done.usable]
     for text in taken[-1].notes if taken and changed else ():
         warnings.append(f"metrology: {text}")
     asked = session.config.section("metrology").enabled is True
-    if not changed and (refused is not None or (asked and not (rounds and rounds[0].converged))):
+    if not changed and (refused is not None or (asked and not (rounds and rounds[0].usable))):
         warnings.append(f"metrology: the recorded geometry is kept: {why}")
     if changed:
         write_geometry(session, detector)
@@ -87,7 +87,7 @@ def _refined(session: Session, refining: Refining) -> dict[str, Any]:
 def _said(changed: bool, why: str, rounds: tuple[Round, ...]) -> str:
     if not changed:
         return f"metrology: the recorded geometry stays ({why})"
-    moves = ", ".join(f"{done.shift_px:.2f}" for done in rounds if done.converged)
+    moves = ", ".join(f"{done.shift_px:.2f}" for done in rounds if done.usable)
     return f"metrology: {rounds[0].lattices} lattices move the panels by {moves} px in {len(rounds)} rounds ({why})"
 
 

@@ -109,6 +109,11 @@ class MetrologyState:
         return len(self.steps)
 
     @property
+    def usable(self) -> bool:
+        """Whether it came to the end of all levels, settled or not: the detector is better than the one that went in."""
+        return self.converged or (self.finished and len(self.outcomes) == len(self.levels))
+
+    @property
     def significance(self) -> float:
         """Root mean square over all free moves of the move by its standard deviation: about 1 if the detector was right already."""
         parts = [(level.moves / np.where(level.sigma > 0, level.sigma, np.inf))[~level.tied].ravel() for level in self.outcomes]
