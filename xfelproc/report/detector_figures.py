@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,26 @@ from xfelproc.models.tables import PanelStatisticsTable
 from xfelproc.report.figures import HIT, INDEXED, SOFT, styled
 
 Floats = NDArray[np.float64]
-WIDTH = 580
+WIDTH = 500
 """Width of a picture of the detector, px."""
 ARROW = 0.07
 """Length of the longest arrow, of the detector's longer side."""
 SCALE = "RdBu_r"
-FEW = 3
-"""Spots of a cell whose mean residual is drawn."""
+FEW, FEW_ON_PANEL = 3, 10
+"""Spots of a cell whose mean residual is drawn, and of a panel that is coloured."""
 
 
-def layout(detector: Detector, values: Floats | None = None, unit: str = "", texts: Sequence[str] = ()) -> go.Figure:
-    """Return the outlines of panels as seen from the source, mm, coloured by a value each (NaN: none), ``texts`` to point at."""
+def layout(
+    detector: Detector, values: Floats | None = None, unit: str = "", texts: Sequence[str] = (), least: float = 1e-9
+) -> go.Figure:
+    """Return the outlines of panels as seen from the source, mm, coloured by a value each (NaN: none), ``texts`` to point at.
+
+    Colours go to the largest value, or to ``least`` if that is more.
+    """
     figure = go.Figure()
     outline = corners(detector, range(len(detector))).reshape(-1, 4, 3)[:, [0, 1, 3, 2, 0], :2]
     finite = np.zeros(0) if values is None else values[np.isfinite(values)]
-    limit = max(float(np.abs(finite).max(initial=0.0)), 1e-9)
+    limit = max(float(np.abs(finite).max(initial=0.0)), least)
     for number, points in enumerate(outline):
         value = np.nan if values is None else values[number]
         colour = "#f1f5f9" if not np.isfinite(value) else sample_colorscale(SCALE, [0.5 + 0.5 * float(value) / limit])[0]
@@ -86,25 +92,51 @@ def arrows(figure: go.Figure, at: Floats, step: Floats, scale: float) -> go.Figu
     return figure
 
 
-def residual_field(detector: Detector, sums: Floats) -> tuple[go.Figure, float]:
-    """Return the mean residuals of the cells of each panel as arrows, and the length of the longest in px."""
-    panel, row, column = np.nonzero(sums[..., 0] >= FEW)
-    cells = sums.shape[1]
-    mean = sums[panel, row, column, 1:3] / np.maximum(sums[panel, row, column, :1], 1.0)
-    centre = (np.column_stack([column, row]) + 0.5) / cells * detector.image_sizes[panel]
-    size = detector.pixel_sizes[panel]
-    at = mm_to_lab(detector, panel, centre * size)[:, :2] if len(panel) else np.zeros((0, 2))
-    tip = mm_to_lab(detector, panel, (centre + mean) * size)[:, :2] if len(panel) else np.zeros((0, 2))
-    longest = float(np.linalg.norm(mean, axis=1).max(initial=0.0))
-    extent = np.ptp(corners(detector, range(len(detector)))[:, :2], axis=0).max()
-    step = (tip - at) / np.linalg.norm(tip - at, axis=1).max(initial=1e-12)
-    by_panel = sums.sum(axis=(1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        away = by_panel[:, 5] / by_panel[:, 0]
-    figure = layout(
-        detector, np.where(by_panel[:, 0] >= FEW, away, np.nan), "mean away from the beam, px", _counts(detector, by_panel)
-    )
-    return arrows(figure, at, step, ARROW * float(extent)), longest
+@dataclass(frozen=True)
+class ResidualMeans:
+    """Mean residuals of cells: places and tips on the detector (n, 2) mm, lengths in px; of panels: away from the beam, px."""
+
+    at: Floats
+    tip: Floats
+    lengths: Floats
+    away: Floats
+
+    @classmethod
+    def of(cls, detector: Detector, sums: Floats) -> ResidualMeans:
+        """Return them of sums (panel, slow, fast, 11)."""
+        panel, row, column = np.nonzero(sums[..., 0] >= FEW)
+        mean = sums[panel, row, column, 1:3] / np.maximum(sums[panel, row, column, :1], 1.0)
+        centre = (np.column_stack([column, row]) + 0.5) / sums.shape[1] * detector.image_sizes[panel]
+        size = detector.pixel_sizes[panel]
+        at, tip = (mm_to_lab(detector, panel, where * size)[:, :2].reshape(-1, 2) for where in (centre, centre + mean))
+        by_panel = sums.sum(axis=(1, 2))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            away = np.where(by_panel[:, 0] >= FEW_ON_PANEL, by_panel[:, 5] / by_panel[:, 0], np.nan)
+        return cls(at, tip, np.linalg.norm(mean, axis=1), away)
+
+    @property
+    def longest(self) -> float:
+        """Length of the longest arrow, px."""
+        return float(self.lengths.max(initial=0.0))
+
+    @property
+    def farthest(self) -> float:
+        """Largest mean of a panel away from the beam, px."""
+        return float(np.abs(self.away[np.isfinite(self.away)]).max(initial=0.0))
+
+
+def residual_fields(parts: Sequence[tuple[Detector, Floats]]) -> tuple[list[go.Figure], list[float]]:
+    """Return mean residuals of the cells of each panel as arrows, all on one scale, and the length of the longest of each, px."""
+    means = [ResidualMeans.of(detector, sums) for detector, sums in parts]
+    longest, farthest = max(m.longest for m in means), max(m.farthest for m in means)
+    figures = []
+    for (detector, sums), mean in zip(parts, means, strict=True):
+        extent = float(np.ptp(corners(detector, range(len(detector)))[:, :2], axis=0).max())
+        texts = _counts(detector, sums.sum(axis=(1, 2)))
+        figure = layout(detector, mean.away, "mean away from the beam, px", texts, max(farthest, 1e-3))
+        px = float(np.median(detector.pixel_sizes))
+        figures.append(arrows(figure, mean.at, (mean.tip - mean.at) / (px * max(longest, 1e-6)), ARROW * extent))
+    return figures, [m.longest for m in means]
 
 
 def _counts(detector: Detector, by_panel: Floats) -> list[str]:
@@ -120,7 +152,7 @@ def shift_field(first: Detector, second: Detector) -> tuple[go.Figure, float]:
         f"{panel.name}: x {1e3 * x:.1f}, y {1e3 * y:.1f}, along the beam {-1e3 * z:.1f} µm"
         for panel, (x, y, z) in zip(first.panels, move, strict=True)
     ]
-    figure = layout(first, -1e3 * move[:, 2], "along the beam, µm", texts)
+    figure = layout(first, -1e3 * move[:, 2], "along the beam, µm", texts, 0.1)
     return arrows(figure, centre[:, :2], move[:, :2] / max(longest, 1e-12), ARROW * float(extent)), longest
 
 

@@ -68,9 +68,7 @@ def section(data: MetrologyData) -> str:
     title = "Detector metrology" if data.recorded is not None else "Residuals by panel"
     notes = "".join(f"<p class='note'>{html.escape(text)}</p>" for text in data.notes)
     text = f"<h2 id='metrology'>{title}</h2>{notes}{_overall(before, after)}<div class='pair'>"
-    if data.before is not None:
-        text += _field("before", data.recorded or data.detector, data.before)
-    text += _field("after" if data.before is not None else "", data.detector, data.after)
+    text += _fields(data)
     if data.recorded is not None:
         figure, longest = figures.shift_field(data.recorded, data.detector)
         text += _titled(f"Panels moved, without the motion of the whole (longest arrow: {1e3 * longest:.1f} µm)", figure)
@@ -87,9 +85,15 @@ def section(data: MetrologyData) -> str:
     return text + _folded("Residuals by panel", statistics_table(after, before))
 
 
-def _field(name: str, detector: Detector, sums: Floats) -> str:
-    figure, longest = figures.residual_field(detector, sums)
-    return _titled(f"Mean residual{', ' if name else ''}{name}: observed - predicted (longest arrow: {longest:.3f} px)", figure)
+def _fields(data: MetrologyData) -> str:
+    parts = [(data.detector, data.after)]
+    names = [""]
+    if data.before is not None:
+        parts.insert(0, (data.recorded or data.detector, data.before))
+        names = [", before", ", after"]
+    titles = [f"Mean residual{name}: observed - predicted" for name in names]
+    found = zip(titles, *figures.residual_fields(parts), strict=True)
+    return "".join(_titled(f"{title} (longest arrow: {longest:.3f} px)", figure) for title, figure, longest in found)
 
 
 def _overall(before: PanelStatisticsTable | None, after: PanelStatisticsTable) -> str:

@@ -119,9 +119,7 @@ def combine_runs(gathering: Gathering, runs: Sequence[CombineInput], settings: C
     OutputError
         If the output cannot be written; what is done is kept for the next attempt.
     """
-    shards = Shards(runs[0].stage, tuple((run.folder.absolute(), run.manifest.n_units) for run in runs))
-    if len({run.stage for run in runs}) > 1:
-        raise ConfigError("runs with and without metrology cannot be combined: set metrology.enabled alike in all")
+    shards = Shards(tuple(run.stage for run in runs), tuple((run.folder.absolute(), run.manifest.n_units) for run in runs))
     sizes = np.concatenate([np.diff(run.manifest.offsets) for run in runs])
     chosen = _choose(gathering, shards, settings, cut_leaves(sizes, gathering.execution.fold_size))
     done = (

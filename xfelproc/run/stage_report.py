@@ -11,20 +11,23 @@ from xfelproc.errors import DataError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import UnitImages, read_shard, shard_path
-from xfelproc.models.experiment import Experiment
+from xfelproc.models.experiment import Detector, Experiment
 from xfelproc.models.frames import FrameRef, UnitResult
 from xfelproc.report.fold import ReportFold
 from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.page import FrameView, ReportData, build_report
+from xfelproc.report.residuals import ResidualFold
 from xfelproc.report.summary import RunSummary
+from xfelproc.run.detector_tables import metrology_data
 from xfelproc.run.distance import corrected_experiment, distance_warnings, source_settings
-from xfelproc.run.geometry import final_experiment, final_geometry, metrology_warnings
+from xfelproc.run.geometry import PROCESS, final_experiment, final_geometry, metrology_warnings
 from xfelproc.run.session import Session
 from xfelproc.run.stage_merge import RECORD
 from xfelproc.run.target import CONSENSUS, run_target, user_target
+from xfelproc.stages.fold import Shards, cut_leaves
 
-NODES = "report"
-"""Folder of the fold's nodes in ``gather``."""
+NODES, BEFORE = "report", "residuals"
+"""Folders of the folds' nodes in ``gather``: over the result's shards, and over those before the detector was refined."""
 
 
 def run_stage(session: Session) -> None:
@@ -72,9 +75,20 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
         image_note=note,
         left_out=_left_out(session, summary),
-        metrology=MetrologyData(summary.detector, summary.residual_sum, session.experiment.beam.direction),
+        metrology=_metrology(session, summary),
         times=dict(session.times),
     )
+
+
+def _metrology(session: Session, summary: RunSummary) -> MetrologyData:
+    models = _models(session)
+    shards = Shards(PROCESS, ((session.directory.path.absolute(), session.manifest.n_units),))
+    leaves = cut_leaves(np.diff(session.manifest.offsets), session.config.execution.fold_size)
+
+    def before(detector: Detector) -> NDArray[np.float64]:
+        return session.fold(ResidualFold(detector, models.beam.direction), BEFORE, 0, shards, leaves)["residuals"]
+
+    return metrology_data(session.config, session.directory, models, summary.residual_sum, before)
 
 
 def _known_warnings(session: Session) -> list[str]:
