@@ -109,5 +109,6 @@ def _outcomes(directory: RunDirectory, record: dict[str, Any]) -> tuple[LevelOut
     path = result_path(directory.gather, taken[-1]) if taken else None
     if path is None or not path.is_file():
         return ()
-    outcomes: tuple[LevelOutcome, ...] = unpacked_state(read_node(path)[1]["result"]).outcomes
+    # a plug-in's refinement may have no levels to tell of
+    outcomes: tuple[LevelOutcome, ...] = getattr(unpacked_state(read_node(path)[1]["result"]), "outcomes", ())
     return outcomes
