@@ -22,7 +22,9 @@ RISE = 8
 NARROW = 31
 """Peaks of the profile narrower than this many rings are powder rings, which the background does not have."""
 SMALLEST = 40
-"""Pixels of a region; smaller ones are dead pixels, not shadows."""
+"""Pixels of a region's core; smaller ones are dead pixels, not shadows."""
+CORE = 0.5
+"""A region has a core below this share of the level: sensors of a lower gain or offset do not, shadows do."""
 MIN_LEVEL = 5.0
 """Nothing is told of rings fainter than this, in σ of the smoothed image."""
 
@@ -71,7 +73,8 @@ def find_shadows(
         # bad pixels within a shadow belong to it; they do not make one
         closed = dark[number, :n_slow, :n_fast] | ~known[number, :n_slow, :n_fast]
         near_beam = ring[number, :n_slow, :n_fast] < 2 * RISE
-        found[number, :n_slow, :n_fast] = _regions(closed, dark[number, :n_slow, :n_fast], near_beam, grow)
+        core = dark[number] & (smooth[number] < CORE * level * expected[number])
+        found[number, :n_slow, :n_fast] = _regions(closed, dark[number, :n_slow, :n_fast], core[:n_slow, :n_fast], near_beam, grow)
     return found & (factor > 0)
 
 
@@ -103,8 +106,12 @@ def _smooth(
     usable = good & np.isfinite(mean) & np.isfinite(sd)
     weight = ndimage.uniform_filter(usable.astype(np.float64), SMOOTH, mode="constant")
     variance = np.where(usable, sd.astype(np.float64) ** 2 / np.maximum(count, 1), 0.0)
-    total = ndimage.uniform_filter(np.where(usable, mean, 0.0).astype(np.float64), SMOOTH, mode="constant")
-    scatter = ndimage.uniform_filter(variance, SMOOTH, mode="constant")
+    values = np.where(usable, mean, 0.0).astype(np.float64)
+    total = ndimage.uniform_filter(values, SMOOTH, mode="constant")
+    squares = ndimage.uniform_filter(values * values, SMOOTH, mode="constant")
+    # of few frames the scatter from pixel to pixel tells more than that of each over the frames
+    between = squares - total * total / np.maximum(weight, 1e-9)
+    scatter = np.maximum(ndimage.uniform_filter(variance, SMOOTH, mode="constant"), between)
     # windows at a panel's edge are cut: their weight is less, and a quarter is measured against what is on the panel
     whole = ndimage.uniform_filter(np.ones(mean.shape), SMOOTH, mode="constant")
     there = weight > 0.25 * whole
@@ -158,12 +165,14 @@ def reference_profile(profile: Floats, faint: NDArray[np.bool_]) -> Floats:
     return reference
 
 
-def _regions(closed: NDArray[np.bool_], dark: NDArray[np.bool_], near_beam: NDArray[np.bool_], grow: int) -> NDArray[np.bool_]:
-    """Return the regions of a panel that begin at the beam or at an edge, grown."""
+def _regions(
+    closed: NDArray[np.bool_], dark: NDArray[np.bool_], core: NDArray[np.bool_], near_beam: NDArray[np.bool_], grow: int
+) -> NDArray[np.bool_]:
+    """Return the regions of a panel that begin at the beam or at an edge and have a core, grown."""
     labels, n = ndimage.label(closed)
     if n == 0:
         return closed
-    sizes = np.bincount(labels[dark], minlength=n + 1)
+    sizes = np.bincount(labels[core], minlength=n + 1)
     border = np.zeros(closed.shape, dtype=np.bool_)
     border[[0, -1]] = border[:, [0, -1]] = True
     touching = np.zeros(n + 1, dtype=np.bool_)
