@@ -83,6 +83,8 @@ def calibrate_panels(
 
 BLOCK = 128
 """Pixels of a row that are looked at together for a code that is not 0."""
+PART = 16
+"""Pixels of a block where there is one."""
 
 
 @njit(cache=True, nogil=True)
@@ -184,16 +186,24 @@ def switched_pixels(
     """Do as `switched_by_bits`, pixel by pixel."""
     every = table[0] < 0
     value_mask = (1 << shift) - 1
-    for x in range(len(row)):
-        v = row[x]
-        code = v >> shift
-        if code == 0 and not every:
-            continue
-        stage = table[code] if code < len(table) else -1
-        if v & value_mask == value_mask and code == len(table) - 1:
-            stage = -1
-        value = np.float32(v & value_mask)
-        out[x] = photons_in_stage(value, stage, p, y, x0 + x, saturated, pedestal, inverse_gain, factor, top)
+    for begin in range(0, len(row), PART):
+        end = min(begin + PART, len(row))
+        if end - begin == PART and not every:
+            part, bits = row[begin:end], row[begin]
+            for i in range(PART):
+                bits |= part[i]
+            if bits >> shift == 0:
+                continue
+        for x in range(begin, end):
+            v = row[x]
+            code = v >> shift
+            if code == 0 and not every:
+                continue
+            stage = table[code] if code < len(table) else -1
+            if v & value_mask == value_mask and code == len(table) - 1:
+                stage = -1
+            value = np.float32(v & value_mask)
+            out[x] = photons_in_stage(value, stage, p, y, x0 + x, saturated, pedestal, inverse_gain, factor, top)
 
 
 @njit(cache=True, nogil=True)
