@@ -72,6 +72,12 @@ def test_dark_and_gain(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.pedestal, found.pedestal)
     assert any("ADU/photon" in line for line in lines)
 
+    median = (f'input.calibration="{out}"', "calibrate.common_mode=median")
+    run_gain(choice(folder, "light.h5", more=median), both, reporter)
+    gain = read_calibration(both).gain
+    assert gain is not None
+    np.testing.assert_allclose(gain, GAIN, rtol=0.05)
+
 
 def test_stages_together_and_one_by_one(folder: Path, tmp_path: Path) -> None:
     bits = ('calibrate.gain_stages={method="bits", stages=[0, 1, -1, -1]}',)

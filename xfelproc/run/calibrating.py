@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xfelproc.algorithms.calibration import Darks, GainEstimate, dark_constants, dark_means, estimate_gain_panels
+from xfelproc.algorithms.calibration.common_mode import NoCommonMode
 from xfelproc.algorithms.calibration.masks import counts_of
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.calibration_file import read_calibration, write_calibration
@@ -148,9 +149,9 @@ def run_gain(choice: FrameChoice, output: Path, reporter: Reporter) -> list[str]
 def _estimate(session: FrameSession, constants: Path) -> GainEstimate:
     known, coding = read_calibration(constants), _coding(session)
     groups = None
-    common_mode: Any = getattr(session.given.config.section("calibrate"), "common_mode", "none")
+    common_mode = session.given.config.section("calibrate").common_mode
     parameters = {"constants": file_identity(str(constants)), "coding": _content(coding)}
-    if common_mode != "none":
+    if not isinstance(common_mode, NoCommonMode):
         if known.noise is None:
             raise DataError("the constants have no noise, which common mode needs: make it by 'xfelproc calibrate dark'", constants)
         mask = session.static_mask()
