@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,8 @@ from xfelproc.algorithms.metrology.spots import pack
 from xfelproc.geometry.hierarchy import groups_of
 from xfelproc.io.exchange.dials_expt import read_expt
 from xfelproc.models.experiment import Beam, Detector
+
+PIXEL = 0.10992
 
 pytestmark = pytest.mark.peer
 
@@ -30,20 +33,24 @@ AS_DIALS = Metrology(
     sigma_floor=0.0,
     restraint="none",
     min_crystal_spots=3,
+    min_spots=3,
     cell_restraint=1.0,
     tolerance=0.003,
 )
 
 
 def load(folder: Path, name: str, used: bool) -> tuple[Detector, Beam, list[CrystalSpots], np.ndarray]:
-    """Return detector, beam, the crystals and their positions in mm, end to end."""
+    """Return detector, beam, the crystals and their positions in mm, end to end.
+
+    As in dials.refine, positions are the millimetres of the file, corrected for parallax once and for all.
+    """
     experiments = read_expt(folder / name)
     with h5py.File(folder / "indexed.h5") as file:
         data = {key: file[key][()] for key in file}
     crystals, millimetres = [], []
     for number, experiment in enumerate(experiments):
         rows = np.flatnonzero((data["id"] == number) & (data["used_by_dials"] | (not used)))
-        px, variance = data["xyzobs.px.value"][rows], data["xyzobs.mm.variance"][rows] / 0.10992**2
+        px, variance = data["xyzobs.mm.value"][rows] / PIXEL, data["xyzobs.mm.variance"][rows] / PIXEL**2
         assert experiment.crystal is not None
         crystals.append(
             CrystalSpots(
@@ -60,7 +67,9 @@ def load(folder: Path, name: str, used: bool) -> tuple[Detector, Beam, list[Crys
             )
         )
         millimetres.append(data["xyzobs.mm.value"][rows, :2])
-    return experiments[0].detector, experiments[0].beam, crystals, np.concatenate(millimetres)
+    panels = tuple(replace(panel, mu=0.0) for panel in experiments[0].detector.panels)
+    detector = Detector(panels, experiments[0].detector.hierarchy)
+    return detector, experiments[0].beam, crystals, np.concatenate(millimetres)
 
 
 def rmsds(state: MetrologyState, settings: Metrology, crystals: list[CrystalSpots], observed: np.ndarray) -> np.ndarray:
@@ -85,7 +94,7 @@ def test_no_worse_than_dials(shared_data: Path, level: int) -> None:
     state = settings.refine(detector, beam, crystals)
     assert state.converged, state.why
     found = rmsds(state, settings, crystals, observed)
-    assert np.all(found <= DIALS[level]), found
+    assert np.all(np.round(found, 6) <= DIALS[level]), found  # the figures are given to so many digits
 
 
 def test_perturbed_start(shared_data: Path) -> None:

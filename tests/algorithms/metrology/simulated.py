@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from xfelproc.algorithms.metrology import CrystalSpots
+from xfelproc.geometry.hierarchy import PanelGroup, groups_of, moves_between, n_levels, rigid_modes
 from xfelproc.models.experiment import Beam, Detector, DetectorGroup, Panel, as_vector
 
 Floats = NDArray[np.float64]
@@ -195,3 +196,43 @@ def shots(
 ) -> list[CrystalSpots]:
     """Return crystals of so many spots each."""
     return [crystal_spots(detector, rng, int(rng.integers(spots[0], spots[1] + 1)), noise, mosaicity)[0] for _ in range(n)]
+
+
+def _off(found: Detector, truth: Detector, level: int) -> tuple[tuple[PanelGroup, ...], Floats]:
+    groups = groups_of(found, level)
+    return groups, -moves_between(found, truth, groups)
+
+
+def errors_in_plane(found: Detector, truth: Detector, level: int | None = None) -> Floats:
+    """Return (group, 2) errors along fast and slow (px) without common shift, turn about the beam, and scale."""
+    return _without_common(*_off(found, truth, n_levels(found) - 1 if level is None else level))[:, :2] / PIXEL
+
+
+def errors_across_rays(found: Detector, truth: Detector, level: int | None = None) -> Floats:
+    """Return the same of where a ray meets the groups' centres: what predicted spots are off by."""
+    groups, off = _off(found, truth, n_levels(found) - 1 if level is None else level)
+    for group, row in zip(groups, off, strict=True):
+        slope = group.axes @ group.centre
+        row[:2] -= slope[:2] / slope[2] * row[2]
+    return _without_common(groups, off)[:, :2] / PIXEL
+
+
+def _without_common(groups: tuple[PanelGroup, ...], off: Floats) -> Floats:
+    modes = rigid_modes(groups, np.eye(3), np.zeros(3))[:, [0, 1, 5]]
+    scale = np.concatenate([[*(g.axes @ [g.centre[0], g.centre[1], 0.0]), 0, 0, 0] for g in groups])
+    rows = (6 * np.arange(len(groups))[:, None] + [0, 1]).ravel()
+    design = np.column_stack([modes, scale])[rows]
+    out = off.copy()
+    left = off.ravel()[rows] - design @ np.linalg.lstsq(design, off.ravel()[rows], rcond=None)[0]
+    out[:, :2] = left.reshape(-1, 2)
+    return out
+
+
+def internal_errors(found: Detector, truth: Detector, level: int | None = None) -> Floats:
+    """Return (group, 6) errors (mm, radians) without movements of the whole, least squares over moves and turns times the reach."""
+    groups, off = _off(found, truth, n_levels(found) - 1 if level is None else level)
+    lever = np.concatenate([[1.0, 1.0, 1.0, g.reach, g.reach, g.reach] for g in groups])
+    modes = rigid_modes(groups, np.eye(3), groups[0].centre) * lever[:, None]
+    flat = off.ravel() * lever
+    left: Floats = (flat - modes @ np.linalg.lstsq(modes, flat, rcond=None)[0]) / lever
+    return left.reshape(-1, 6)

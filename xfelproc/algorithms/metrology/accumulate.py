@@ -101,9 +101,12 @@ def combine(first: Partial, second: Partial) -> Partial:
 def unpacked(packed: Floats) -> Floats:
     """Return the symmetric matrix of a packed lower triangle."""
     n = int((np.sqrt(8 * len(packed) + 1) - 1) // 2)
-    full = np.zeros((n, n))
-    full[np.tril_indices(n)] = packed
-    return full + np.tril(full, -1).T
+    full = np.empty((n, n))
+    end = 0
+    for row in range(n):
+        begun, end = end, end + row + 1
+        full[row, : row + 1] = full[: row + 1, row] = packed[begun:end]
+    return full
 
 
 def quantile_of(histogram: NDArray[np.int64], fraction: float = 0.5) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.metrology.accumulate import Partial, quantile_of, unpacked
 from xfelproc.algorithms.metrology.settings import MetrologySettings
-from xfelproc.algorithms.metrology.solve import LevelFrame, Solution, half_moves, internal, level_frame, solve_level
+from xfelproc.algorithms.metrology.solve import LevelFrame, Solution, half_moves, level_frame, solve_level, uncertainty
 from xfelproc.algorithms.metrology.state import LevelOutcome, MetrologyState, Step
 from xfelproc.errors import ConfigError
 from xfelproc.geometry.hierarchy import apply_moves, distinct_levels, groups_of, moves_between, n_levels
@@ -21,6 +21,8 @@ _RAYLEIGH_MEDIAN, _NORMAL_MEDIAN = 1.17741, 0.67449
 _COMMON_WEIGHT = 20.0  # spots that the bound of all panels counts for on each
 _BOUND_CHANGE = 0.02
 _LOSS_NOISE = 1e-5
+_COARSE_DECREASE = 1e-3
+"""Part of the loss that a step at a level must promise, where a finer level follows."""
 _MOST_TRIALS = 4
 _SHORTER = 0.25
 
@@ -130,11 +132,12 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
         frame = level_frame(settings, here, state.beam, state.level, finest, n_used)
         level_start = state.level_start or here
         moved = moves_between(level_start, here, groups_of(level_start, state.level)).ravel()
-        if frame.free.shape[1] == 0 or not np.all(np.isfinite(gradient)):
+        if len(frame.own) == 0 or not np.all(np.isfinite(gradient)):
             return _diverged(_noted(state, partial, loss, float("nan"), True), f"there is nothing to refine at level {state.level}")
         solution = solve_level(settings, frame, normal, gradient, scale, moved, state.spread, 0.0)
-        step = float(np.sqrt(2.0 * solution.decrease / (scale * frame.free.shape[1])))
-        settled = step < settings.tolerance
+        step = float(np.sqrt(2.0 * solution.decrease / (scale * len(frame.own))))
+        coarse = state.at + 1 < len(state.levels)
+        settled = step < settings.tolerance or (coarse and state.passes > 1 and solution.decrease < _COARSE_DECREASE * loss)
         if not settled and state.passes < settings.max_iterations:
             return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution)
         outcome = _outcome(frame, solution, normals, list(gradients), moved, scale, partial, here, settled)
@@ -193,16 +196,9 @@ def _outcome(
     settled: bool,
 ) -> LevelOutcome:
     """Return what a level came to, with the uncertainties of its moves."""
-    covariance = scale * solution.covariance
     tied_variance = _tied_variance(frame, moved)
-    inside, projector = internal(frame, covariance)
+    known = uncertainty(frame, solution)
     halves = half_moves(frame, solution, normals, gradients, moved)
-    down = frame.down
-    noise = solution.covariance @ (down.T @ (normals[0] + normals[1]) @ down) @ solution.covariance * scale
-    whole = frame.level == 0
-    if whole:
-        projector, inside = np.eye(6), np.diag(covariance)
-    half_variance = 4.0 * np.einsum("ij,jk,ik->i", projector, noise, projector, optimize=True)
     shape = (len(frame.groups), 6)
     n_used = partial["statistics"][:, 1]
     return LevelOutcome(
@@ -213,10 +209,10 @@ def _outcome(
         n_spots=np.array([n_used[list(group.panels)].sum() for group in frame.groups], dtype=np.int64),
         tied=frame.tied,
         moves=moved.reshape(shape),
-        sigma=np.sqrt(np.maximum(0.0, np.diag(covariance)) + tied_variance).reshape(shape),
-        sigma_internal=np.sqrt(np.maximum(0.0, inside) + tied_variance).reshape(shape),
-        half_difference=(projector @ (halves[0] - halves[1])).reshape(shape),
-        half_sigma=np.sqrt(np.maximum(0.0, half_variance)).reshape(shape),
+        sigma=np.sqrt(scale * known.moves + tied_variance).reshape(shape),
+        sigma_internal=np.sqrt(scale * known.internal + tied_variance).reshape(shape),
+        half_difference=(known.projector @ (halves[0] - halves[1])).reshape(shape),
+        half_sigma=np.sqrt(scale * known.halves).reshape(shape),
         scale=scale,
         converged=settled,
     )

@@ -22,7 +22,8 @@ KINDS = np.array([0, 0, 1, 2, 2, 3])
 """Kind of each part of a move: in the plane, along the normal, turns out of the plane, turn in the plane."""
 _STIFF = 1e3
 _START_SPREAD = 0.5
-_CYCLES = 3
+_NO_SPREAD = 1e3
+_FIXED = 1e6  # weight of a part of a move that is not free, by the largest of the data
 _LEAST_SPREAD = 1e-4  # of a group's move, mm
 
 
@@ -30,26 +31,57 @@ _LEAST_SPREAD = 1e-4  # of a group's move, mm
 class LevelFrame:
     """Groups of a level and how they move.
 
-    ``free`` (6 groups, f) takes the free parameters to the moves of all groups of the level, ``down`` (6 finest, 6 groups) those to
-    moves of the finest groups; ``stop`` (6 groups) is the turn about the beam, as weighted sum of moves that stays 0.
+    ``own`` are the rows of the moves that are free parameters, ``follow`` (6 groups, f) takes those to the moves of all groups
+    (None: the others stay 0); ``down`` (6 finest, 6 groups) takes moves to those of the finest groups (None: they are the same);
+    ``stop`` (6 groups) is the turn about the beam, as a weighted sum of moves that stays 0.
     """
 
     level: int
     groups: tuple[PanelGroup, ...]
     tied: NDArray[np.bool_]
-    free: Floats
-    down: Floats
+    own: NDArray[np.int64]
+    follow: Floats | None
+    down: Floats | None
     stop: Floats
     modes: Floats
     """(6 groups, 6) movements of the whole."""
 
+    def at_level(self, normal: Floats) -> Floats:
+        """Return a normal matrix of the finest groups' moves as one of the groups'."""
+        return normal if self.down is None else np.asarray(self.down.T @ normal @ self.down, dtype=np.float64)
+
+    def narrowed(self, matrix: Floats) -> Floats:
+        """Return a matrix over the groups' moves as one over the free parameters."""
+        if self.follow is None:
+            # taking rows and columns of a large matrix costs as much as factoring it
+            return matrix.copy() if len(self.own) == len(matrix) else matrix[np.ix_(self.own, self.own)]
+        return np.asarray(self.follow.T @ matrix @ self.follow, dtype=np.float64)
+
+    def pulled(self, gradient: Floats) -> Floats:
+        """Return a gradient over the groups' moves as one over the free parameters."""
+        return gradient[self.own] if self.follow is None else np.asarray(self.follow.T @ gradient, dtype=np.float64)
+
+    def gathered(self, gradient: Floats) -> Floats:
+        """Return a gradient over the finest groups' moves as one over the groups'."""
+        return gradient if self.down is None else np.asarray(self.down.T @ gradient, dtype=np.float64)
+
+    def spread_out(self, step: Floats) -> Floats:
+        """Return the moves (6 groups) of free parameters; of a matrix, both sides."""
+        n = len(self.stop)
+        if self.follow is not None:
+            out = self.follow @ step
+            return np.asarray(out @ self.follow.T if step.ndim == 2 else out, dtype=np.float64)
+        out = np.zeros((n,) * step.ndim)
+        out[np.ix_(self.own, self.own) if step.ndim == 2 else self.own] = step
+        return out
+
 
 @dataclass(frozen=True)
 class Solution:
-    """Moves (6 groups) proposed, their covariance (for residuals of unit variance), and the spread the groups were held by."""
+    """Moves (6 groups) proposed, the matrix over the free parameters, and the spread that the groups are seen to have."""
 
     moves: Floats
-    covariance: Floats
+    matrix: Floats
     precision: Floats
     """(6 groups) weights of the restraint, diagonal."""
     spread: tuple[float, ...]
@@ -71,15 +103,15 @@ def level_frame(
         allowed[2] = False
     if settings.tilts == "fixed" or (settings.tilts == "shared" and level > 0):
         allowed[3:5] = False
-    free = _follow(detector, level, groups, tied)[:, (np.tile(allowed, len(groups)).reshape(-1, 6) & ~tied[:, None]).ravel()]
+    own = np.flatnonzero(np.tile(allowed, len(groups)) & np.repeat(~tied, 6))
+    follow = _follow(detector, level, groups, tied)[:, own] if tied.any() else None
     weight = np.tile([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], len(groups)) + _levers(groups) ** 2 * np.tile(
         [0, 0, 0, 1.0, 1.0, 1.0], len(groups)
     )
     turn = turn_about_beam(groups, beam)
     middle = np.mean([group.centre for group in groups], axis=0)
-    return LevelFrame(
-        level, groups, tied, free, chain(finest, groups), weight * turn, rigid_modes(groups, beam_frame(beam), middle)
-    )
+    down = None if len(groups) == len(finest) else chain(finest, groups)
+    return LevelFrame(level, groups, tied, own, follow, down, weight * turn, rigid_modes(groups, beam_frame(beam), middle))
 
 
 def _levers(groups: Sequence[PanelGroup]) -> Floats:
@@ -133,29 +165,47 @@ def solve_level(
     damping
         Levenberg's, relative to the diagonal.
     """
-    down = frame.down @ frame.free
-    s, g = down.T @ normal @ down, down.T @ gradient
-    s = _stopped(s, frame.free.T @ frame.stop)
+    g = frame.gathered(gradient)
     levers = _levers(frame.groups)
-    kinds = np.tile(KINDS, len(frame.groups))
-    own = np.repeat(~frame.tied, 6)
     held = settings.restraint == "auto" and frame.level > 0 and np.count_nonzero(~frame.tied) > 2
-    known = spread if spread and held else (_START_SPREAD,) * 4
-    for _ in range(_CYCLES if held else 1):
-        precision = (
-            np.where(own, scale * levers**2 / np.asarray(known)[kinds] ** 2, 0.0) if held else 1e-6 * scale * levers**2 * own
-        )
-        matrix = s + frame.free.T @ (precision[:, None] * frame.free)
-        right = g - frame.free.T @ (precision * moved)
-        matrix[np.diag_indices(len(matrix))] *= 1.0 + damping
-        covariance = _inverse(matrix)
-        step = covariance @ right
-        moves = frame.free @ step
-        full = frame.free @ covariance @ frame.free.T
-        if held:
-            squares = ((moved + moves) ** 2 + scale * np.diag(full)) * levers**2
-            known = tuple(max(_LEAST_SPREAD, float(np.sqrt(squares[own & (kinds == kind)].mean()))) for kind in range(4))
-    return Solution(moves, full, precision, known if held else (), float(0.5 * step @ right))
+    known = np.asarray(spread if spread and held else (_START_SPREAD if held else _NO_SPREAD,) * 4)
+    precision = np.where(np.repeat(~frame.tied, 6), scale * levers**2 / np.tile(known[KINDS], len(frame.groups)) ** 2, 0.0)
+    data = frame.at_level(normal)
+    matrix = _restrained(frame, data, precision)
+    right = frame.pulled(g - precision * moved)
+    trial = matrix.copy()
+    trial[np.diag_indices(len(matrix))] *= 1.0 + damping
+    step = _solved(trial, right)
+    moves = frame.spread_out(step)
+    seen = _spreads(frame, data, precision, moved + moves, scale) if held else ()
+    return Solution(moves, matrix, precision, seen, float(0.5 * step @ right))
+
+
+def _spreads(frame: LevelFrame, data: Floats, precision: Floats, moves: Floats, scale: float) -> tuple[float, ...]:
+    """Return the standard deviations (mm) of the four kinds of moves of the groups, from moves and their variances.
+
+    The step of expectation maximisation for random effects (Dempster, Laird & Rubin 1977); the variances are those of groups
+    taken one by one.
+    """
+    n = len(frame.groups)
+    blocks = data.reshape(n, 6, n, 6)[np.arange(n), :, np.arange(n), :]
+    free = np.zeros(6 * n, dtype=bool)
+    free[frame.own] = True
+    weights = np.where(free, precision, _FIXED * np.max(np.diag(data)))
+    variances = np.linalg.inv(blocks + np.eye(6) * weights.reshape(n, 6, 1))[:, np.arange(6), np.arange(6)].ravel()
+    squares = (moves**2 + scale * variances) * _levers(frame.groups) ** 2
+    kinds, own = np.tile(KINDS, n), np.repeat(~frame.tied, 6)
+    return tuple(max(_LEAST_SPREAD, float(np.sqrt(squares[own & (kinds == kind)].mean()))) for kind in range(4))
+
+
+def _restrained(frame: LevelFrame, normal: Floats, precision: Floats) -> Floats:
+    """Return a level's normal matrix over the free parameters, with the turn about the beam stopped and the restraint added."""
+    matrix = _stopped(frame.narrowed(normal), frame.pulled(frame.stop))
+    if frame.follow is None:
+        matrix[np.diag_indices(len(matrix))] += precision[frame.own]
+        return matrix
+    held: Floats = matrix + frame.follow.T @ (precision[:, None] * frame.follow)
+    return held
 
 
 def _stopped(matrix: Floats, stop: Floats) -> Floats:
@@ -171,31 +221,63 @@ def _stopped(matrix: Floats, stop: Floats) -> Floats:
 def _inverse(matrix: Floats) -> Floats:
     """Return the inverse of a symmetric positive definite matrix of very different units."""
     scale = 1.0 / np.sqrt(np.diag(matrix))
-    factor = scipy.linalg.cho_factor(matrix * np.outer(scale, scale), lower=True)
-    inverse: Floats = scipy.linalg.cho_solve(factor, np.eye(len(matrix))) * np.outer(scale, scale)
-    return inverse
+    factor, info = scipy.linalg.lapack.dpotrf(matrix * np.outer(scale, scale), lower=1, clean=0)
+    if info == 0:
+        inverse, info = scipy.linalg.lapack.dpotri(factor, lower=1)
+    if info != 0:
+        raise np.linalg.LinAlgError(f"the normal matrix is not positive definite (row {info})")
+    lower = np.tril(inverse)
+    full: Floats = (lower + np.tril(lower, -1).T) * np.outer(scale, scale)
+    return full
+
+
+def _solved(matrix: Floats, right: Floats) -> Floats:
+    scale = 1.0 / np.sqrt(np.diag(matrix))
+    solution: Floats = scale * scipy.linalg.solve(matrix * np.outer(scale, scale), scale * right, assume_a="pos")
+    return solution
 
 
 def half_moves(
     frame: LevelFrame, solution: Solution, normals: Sequence[Floats], gradients: Sequence[Floats], moved: Floats
 ) -> Floats:
     """Return (2, 6 groups), the moves that each half-set alone would make from here, under half the restraint."""
-    down, precision = frame.down @ frame.free, 0.5 * solution.precision
+    precision = 0.5 * solution.precision
     out = []
     for normal, gradient in zip(normals, gradients, strict=True):
-        s = _stopped(down.T @ normal @ down, frame.free.T @ frame.stop) + frame.free.T @ (precision[:, None] * frame.free)
-        right = down.T @ gradient - frame.free.T @ (precision * moved)
-        out.append(frame.free @ (_inverse(s) @ right))
+        matrix = _restrained(frame, frame.at_level(normal), precision)
+        right = frame.pulled(frame.gathered(gradient) - precision * moved)
+        out.append(frame.spread_out(_solved(matrix, right)))
     return np.array(out)
 
 
-def internal(frame: LevelFrame, covariance: Floats) -> tuple[Floats, Floats]:
-    """Return the variances (6 groups) without movements of the whole, and the projector (6 groups, 6 groups) that removes them.
-
-    The movements of the whole are what least squares on the groups' moves (mm, turns times the group's reach) finds.
+@dataclass(frozen=True)
+class Uncertainty:
+    """Variances (6 groups), for residuals of unit variance: of moves, of moves without those of the whole, and of the difference
+    of the half-sets, which the restraint makes smaller; ``projector`` takes movements of the whole away.
     """
-    levers = _levers(frame.groups)
-    modes = frame.modes * levers[:, None]
-    projector = np.eye(len(levers)) - modes @ np.linalg.solve(modes.T @ modes, modes.T)
-    projector = projector * levers[None, :] / levers[:, None]
-    return np.einsum("ij,jk,ik->i", projector, covariance, projector, optimize=True), projector
+
+    moves: Floats
+    internal: Floats
+    halves: Floats
+    projector: Floats
+
+
+def uncertainty(frame: LevelFrame, solution: Solution) -> Uncertainty:
+    """Return the variances of a level's moves.
+
+    With N the information of the data, Λ the restraint and V = (N + Λ)⁻¹, the errors of measurement alone give V N V = V - V Λ V; half
+    the data has twice the variance, and the difference of two halves four times. Movements of the whole are what least squares on
+    the groups' moves (mm, turns times the group's reach) finds; the whole detector has no others.
+    """
+    levers, n = _levers(frame.groups), len(frame.stop)
+    projector = np.eye(n)
+    if len(frame.groups) > 1:
+        modes = frame.modes * levers[:, None]
+        projector -= modes @ np.linalg.solve(modes.T @ modes, modes.T)
+        projector *= levers[None, :] / levers[:, None]
+    v = frame.spread_out(_inverse(solution.matrix))
+    inside = projector @ v
+    internal = np.sum(inside * projector, axis=1)
+    restrained = inside**2 @ solution.precision
+    variances = [np.maximum(0.0, x) for x in (np.diag(v), internal, 4.0 * (internal - restrained))]
+    return Uncertainty(variances[0], variances[1], variances[2], projector)
