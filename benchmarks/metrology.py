@@ -123,7 +123,7 @@ def accumulate_block(settings: Metrology, state: MetrologyState, path: Path) -> 
 
 
 def run_size(n_crystals: int, workers: int = 2) -> tuple[MetrologyState, tuple[float, float, float], float, Detector]:
-    """Return the end of 256 panels on a pool: the state; wall seconds, CPU seconds of workers and of this process; MiB; the truth."""
+    """Return, of 256 panels on a pool, the last state; wall and CPU seconds (workers, this process); MiB; the truth."""
     recorded = simulated.grid(16)
     truth = simulated.displaced(recorded, simulated.Errors(), np.random.default_rng(0), (0.05, -0.08, 0.3))
     settings = Metrology(levels=(2,))

@@ -8,43 +8,41 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.algorithms.metrology.simulated import BEAM, Errors, cspad, displaced, shots
+from tests.algorithms.metrology.simulated import (
+    BEAM,
+    Errors,
+    cspad,
+    displaced,
+    errors_across_rays,
+    errors_in_plane,
+    internal_errors,
+    shots,
+)
 from xfelproc.algorithms.metrology import CrystalSpots, Metrology
 from xfelproc.errors import ConfigError
-from xfelproc.geometry.hierarchy import groups_of, moves_between, rigid_modes
 from xfelproc.models.experiment import Detector
 
 RECORDED = cspad()
-PIXEL = 0.11
 
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[Detector, list[CrystalSpots]]:
     rng = np.random.default_rng(11)
     truth = displaced(RECORDED, Errors(), rng, (0.05, -0.08, 0.3))
-    return truth, shots(truth, 120, rng, noise=0.15)
-
-
-def internal_errors(found: Detector, truth: Detector) -> np.ndarray:
-    """Return (panel, 2) errors in the plane (px) without common shift, rotation and scale."""
-    groups = groups_of(truth, 3)
-    off = moves_between(truth, found, groups)
-    modes = rigid_modes(groups, np.eye(3), np.zeros(3))[:, [0, 1, 5]]
-    scale = np.array([np.append(g.axes @ [g.centre[0], g.centre[1], 0.0], [0, 0, 0]) for g in groups]).reshape(-1, 1)
-    rows = (6 * np.arange(len(groups))[:, None] + [0, 1]).ravel()
-    design = np.concatenate([modes, scale], axis=1)[rows]
-    left = off.ravel()[rows] - design @ np.linalg.lstsq(design, off.ravel()[rows], rcond=None)[0]
-    return left.reshape(-1, 2) / PIXEL
+    return truth, shots(truth, 120, rng, noise=0.1)
 
 
 def test_displaced_panels_are_found(scene: tuple[Detector, list[CrystalSpots]]) -> None:
     truth, crystals = scene
     state = Metrology().refine(RECORDED, BEAM, crystals)
     assert state.converged, state.why
-    enough = state.after[:, 1] >= 50
-    before, after = internal_errors(RECORDED, truth)[enough], internal_errors(state.detector, truth)[enough]
+    before, after = errors_in_plane(RECORDED, truth), errors_in_plane(state.detector, truth)
     assert np.sqrt(np.mean(before**2)) > 0.6
-    assert np.sqrt(np.mean(after**2)) < 0.15
+    assert np.sqrt(np.mean(after**2)) < 0.1
+    assert np.sqrt(np.mean(errors_across_rays(state.detector, truth) ** 2)) < 0.02
+    end = state.outcomes[-1]
+    assert 0.7 < np.sqrt(np.mean((internal_errors(state.detector, truth) / end.sigma_internal) ** 2)) < 1.5
+    assert 0.67 < np.sqrt(np.mean((end.half_difference / end.half_sigma) ** 2)) < 1.5
 
 
 def test_parts_add_up(scene: tuple[Detector, list[CrystalSpots]]) -> None:
@@ -86,3 +84,35 @@ def test_levels_are_checked() -> None:
         Metrology(levels=(0, 4)).begin(RECORDED, BEAM)
     with pytest.raises(ConfigError, match="ascend"):
         Metrology(levels=(2, 1)).begin(RECORDED, BEAM)
+
+
+def test_a_step_that_raises_the_loss_is_shortened_and_then_given_up(scene: tuple[Detector, list[CrystalSpots]]) -> None:
+    metrology = Metrology(outliers="none", sigma_psi=0.1)
+    state = metrology.begin(RECORDED, BEAM)
+    partial = metrology.accumulate(state, scene[1])
+    worse = {**partial, "totals": partial["totals"] * [1, 10, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]}
+    state = metrology.advance(state, partial)
+    first = state.step
+    state = metrology.advance(state, worse)
+    assert state.step == pytest.approx(0.25 * first)
+    while not state.finished:
+        state = metrology.advance(state, worse)
+    assert not state.converged
+    assert "no step brings the loss down at level 0" in state.why
+    assert state.detector is RECORDED
+
+
+def test_a_move_out_of_proportion_ends_it(scene: tuple[Detector, list[CrystalSpots]]) -> None:
+    state = Metrology(max_shift=0.01).refine(RECORDED, BEAM, scene[1])
+    assert state.finished
+    assert "max_shift" in state.why
+    assert state.detector is RECORDED
+
+
+def test_shared_movements_leave_groups_in_the_plane(scene: tuple[Detector, list[CrystalSpots]]) -> None:
+    state = Metrology(levels=(0, 3), distance="shared", tilts="fixed").refine(RECORDED, BEAM, scene[1])
+    assert state.converged, state.why
+    whole, panels = state.outcomes
+    assert np.all(whole.moves[:, 3:5] == pytest.approx(0.0, abs=1e-9))
+    assert abs(whole.moves[0, 2]) > 0.01
+    assert np.abs(panels.moves[:, 2:5]).max() < 1e-9

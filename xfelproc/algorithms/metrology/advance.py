@@ -20,7 +20,12 @@ _FIRST_BOUND, _FIRST_PSI_BOUND = 40.0, 10.0
 _RAYLEIGH_MEDIAN, _NORMAL_MEDIAN = 1.17741, 0.67449
 _COMMON_WEIGHT = 20.0  # spots that the bound of all panels counts for on each
 _BOUND_CHANGE = 0.02
-_LOSS_NOISE = 1e-5
+_BOUND_PASSES = 2
+"""Passes of a level after which the bounds change: then the loss is a function of the detector alone."""
+_LOSS_NOISE = {"none": 1e-5, "huber": 1e-3, "tukey": 1e-3}
+"""Relative rise of the loss that is no failure: with changing weights a few lattices come to other optima."""
+_NEARLY = 1.0
+"""Step, in standard deviations, at which a level that gets no further is as good as done."""
 _COARSE_DECREASE = 1e-3
 """Part of the loss that a step at a level must promise, where a finer level follows."""
 _MOST_TRIALS = 4
@@ -61,8 +66,12 @@ def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial
         state, before=partial["statistics"] if first else state.before, after=partial["statistics"], passes=state.passes + 1
     )
     loss = float(totals[0])
-    if state.step.size and not float(totals[1]) <= state.accepted_loss * (1.0 + _LOSS_NOISE):
-        return _shorten(settings, _noted(state, partial, loss, float("nan"), False))
+    if state.step.size and not float(totals[1]) <= state.accepted_loss * (1.0 + _LOSS_NOISE[settings.outliers]):
+        promised = next(step.step for step in reversed(state.steps) if step.accepted)
+        if state.trials < _MOST_TRIALS or promised > _NEARLY:
+            return _shorten(settings, _noted(state, partial, loss, float("nan"), False))
+        # the step is now so short that this is where it began, and it was within the uncertainties
+        state = replace(state, passes=settings.max_iterations)
     state = replace(state, accepted=state.detector, accepted_loss=loss, trials=0, step=np.zeros(0))
     state = _bounded(settings, state, partial)
     if first and settings.sigma_psi == 0.0:
@@ -91,8 +100,8 @@ def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, ac
 
 def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partial) -> MetrologyState:
     """Return the state with bounds from the histograms of the pass, where they differ from those in use."""
-    if settings.outliers == "none":
-        return state
+    if settings.outliers == "none" or state.passes > _BOUND_PASSES:
+        return replace(state, reference=state.bounds)
     counts, common = partial["histogram"], quantile_of(partial["histogram"].sum(axis=0))
     n = counts.sum(axis=1)
     own = np.array([quantile_of(row) if row.any() else common for row in counts])
@@ -140,6 +149,7 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
         settled = step < settings.tolerance or (coarse and state.passes > 1 and solution.decrease < _COARSE_DECREASE * loss)
         if not settled and state.passes < settings.max_iterations:
             return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution)
+        settled = settled or step < _NEARLY
         outcome = _outcome(frame, solution, normals, list(gradients), moved, scale, partial, here, settled)
         notes = state.notes if settled else (*state.notes, f"level {state.level} has not settled in {state.passes} passes")
         state = replace(

@@ -57,7 +57,7 @@ class MetrologySettings(Parameters):
     max_iterations: Annotated[int, Field(ge=1, le=100, description="passes over the data at one level")] = 8
     tolerance: Annotated[
         float, Field(gt=0, le=1, description="root mean square step, in standard deviations, at which a level is done")
-    ] = 0.03
+    ] = 0.1
     max_shift: Annotated[float, Field(gt=0, description="a group that moves further than this ends the refinement, mm")] = 5.0
     iterate: Annotated[
         int, Field(ge=0, le=20, description="times that the spots are indexed again and the detector refined on them at most")

@@ -265,8 +265,8 @@ class Uncertainty:
 def uncertainty(frame: LevelFrame, solution: Solution) -> Uncertainty:
     """Return the variances of a level's moves.
 
-    With N the information of the data, Λ the restraint and V = (N + Λ)⁻¹, the errors of measurement alone give V N V = V - V Λ V; half
-    the data has twice the variance, and the difference of two halves four times. Movements of the whole are what least squares on
+    With N the information of the data, Λ the restraint and V = (N + Λ)⁻¹, the errors of measurement alone give V N V = V - V Λ V;
+    half the data has twice the variance, the difference of two halves four times. Movements of the whole are what least squares on
     the groups' moves (mm, turns times the group's reach) finds; the whole detector has no others.
     """
     levers, n = _levers(frame.groups), len(frame.stop)
