@@ -135,8 +135,9 @@ def site(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterato
 def short_of_time(surroundings: tuple[Path, dict[str, str]], experiment: Path) -> Iterator[Site]:
     """A run whose wall time ends again and again while the other tests go on: SLURM counts it in minutes."""
     one = make_site(surroundings, experiment, "pace-wall", 5)
-    # warned at SLURM's first look at the clock, which it takes every 30 s
-    one.submit(one.job("wall.toml", time="3", signal_before=90, max_idle=10, directives=["--signal=B:USR1@150"]))
+    # warned at SLURM's first look at the clock, which it takes every 30 s; not so the job that merges, which needs some of them
+    keys = {"time": "3", "merge_time": "30", "signal_before": 90, "max_idle": 10}
+    one.submit(one.job("wall.toml", **keys, directives=["--signal=B:USR1@150"]))
     yield one
     one.cancel()
 
