@@ -77,6 +77,9 @@ def test_pixels_of_two_noises_are_not_gaussian_together() -> None:
     sigma, _, kurtosis = PeakOffset().prepare(MASK, noise, INVERSE).constants[0, :3]
     assert sigma == pytest.approx(np.sqrt(12.5))
     assert kurtosis == pytest.approx(3 * (9**2 + 16**2) / 2 / 12.5**2 - 3)
+    few = np.random.default_rng(1).normal(0, 3, (20, *SHAPE)).std(axis=0, ddof=1).astype(np.float32)
+    assert PeakOffset().prepare(MASK, few, INVERSE).constants[0, 2] == pytest.approx(6 / 19, rel=0.3)
+    assert PeakOffset().prepare(MASK, few, INVERSE, 20).constants[0, 2] < 0.08
 
 
 def test_a_group_without_pixels_is_no_error() -> None:

@@ -113,7 +113,7 @@ class Calibrate(Parameters):
         """Return the constants with what the common mode needs."""
         if isinstance(self.common_mode, NoCommonMode):
             return constants
-        return with_groups(constants, self.common_mode, None if calibration is None else calibration.noise)
+        return with_groups(constants, self.common_mode, calibration)
 
     def _one_stage(
         self, detector: Detector, mask: NDArray[np.uint8], dark: ArrayLike | None, gain: ArrayLike | None

@@ -16,6 +16,8 @@ from xfelproc.models.parameters import Algorithm, method_by_name
 
 Floats32 = NDArray[np.float32]
 Size = Annotated[int, Field(ge=1, le=65536)]
+Group = Literal["panel", "rows", "columns"] | tuple[Size, Size]
+"""Pixels that share an offset: a panel, each row or column of one, or rectangles of [rows, columns]."""
 
 GAIN_SPREAD = 0.3
 """Pixels whose gain is further than this fraction from their group's median (another gain mode) do not serve."""
@@ -62,7 +64,7 @@ class GroupedOffset(Algorithm):
     """What all methods share."""
 
     group: Annotated[
-        Literal["panel", "rows", "columns"] | tuple[Size, Size],
+        Group,
         Field(
             description="pixels that share an offset: a panel, each row or column of one, or [rows, columns] of a readout channel"
             " (an ASIC, a bank); panels are cut from their first pixel on"
@@ -81,7 +83,9 @@ class GroupedOffset(Algorithm):
         float | None, Field(gt=0, le=1e5, description="noise of a pixel, ADU rms; None: that of the calibration constants")
     ] = None
 
-    def prepare(self, mask: NDArray[np.uint8], noise: Floats32 | None, inverse_gain: Floats32) -> CommonModeGroups:
+    def prepare(
+        self, mask: NDArray[np.uint8], noise: Floats32 | None, inverse_gain: Floats32, frames: int | None = None
+    ) -> CommonModeGroups:
         """Return what the kernels need.
 
         Parameters
@@ -92,6 +96,8 @@ class GroupedOffset(Algorithm):
             (panel, slow, fast) or (panel,) ADU rms of the stage in which pixels have few photons.
         inverse_gain
             Photons an ADU of that stage, likewise. 0 or NaN: the pixel does not serve.
+        frames
+            Dark frames from which the noise is known: few make pixels seem to differ more than they do.
 
         Raises
         ------
@@ -112,6 +118,9 @@ class GroupedOffset(Algorithm):
         for number, (p, y0, y1, x0, x1) in enumerate(bounds):
             box = (p, slice(y0, y1), slice(x0, x1))
             constants[number, [0, 2, 1]] = self._typical(use[box], sigmas[box], inverse[box])
+        if frames is not None and frames > 1:
+            sampled = 1.0 + 2.0 / (frames - 1)
+            constants[:, 2] = np.maximum(3.0 * ((constants[:, 2] / 3.0 + 1.0) / sampled - 1.0), 0.0)
         constants[:, 3] = REACH * constants[:, 0] if self.max_offset is None else self.max_offset
         # without a known gain the error is told against the noise
         constants[:, 4] = np.where(np.isfinite(constants[:, 1]), self.max_error, self.max_error * constants[:, 0])
@@ -142,23 +151,34 @@ class GroupedOffset(Algorithm):
 
     def _bounds(self, mask: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Return the groups that have pixels."""
-        panels, height, width = mask.shape
-        sizes = {"panel": (height, width), "rows": (1, width), "columns": (height, 1)}
-        rows, columns = sizes[self.group] if isinstance(self.group, str) else self.group
-        if rows > height or columns > width:
-            raise DataError(
-                f"calibrate.common_mode.group of {rows} rows, {columns} columns: panels have {height} rows, {width} columns;"
-                " give the size of a readout channel, or 'panel'"
-            )
-        boxes = [
-            (p, y, min(y + rows, height), x, min(x + columns, width))
-            for p in range(panels)
-            for y in range(0, height, rows)
-            for x in range(0, width, columns)
-        ]
+        boxes = group_bounds(self.group, (mask.shape[0], mask.shape[1], mask.shape[2]))
         padded = np.uint8(MaskBit.PADDING)
-        kept = [b for b in boxes if not np.all(mask[b[0], b[1] : b[2], b[3] : b[4]] & padded)]
-        return np.array(kept, dtype=np.int32).reshape(-1, 5)
+        return boxes[[not np.all(mask[p, y0:y1, x0:x1] & padded) for p, y0, y1, x0, x1 in boxes]]
+
+
+def group_bounds(group: Group, shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """Return (group, 5) panel, first and last slow (half open), first and last fast of all groups.
+
+    Raises
+    ------
+    DataError
+        If a group is larger than a panel.
+    """
+    panels, height, width = shape
+    sizes = {"panel": (height, width), "rows": (1, width), "columns": (height, 1)}
+    rows, columns = sizes[group] if isinstance(group, str) else group
+    if rows > height or columns > width:
+        raise DataError(
+            f"calibrate.common_mode.group of {rows} rows, {columns} columns: panels have {height} rows, {width} columns;"
+            " give the size of a readout channel, or 'panel'"
+        )
+    boxes = [
+        (p, y, min(y + rows, height), x, min(x + columns, width))
+        for p in range(panels)
+        for y in range(0, height, rows)
+        for x in range(0, width, columns)
+    ]
+    return np.array(boxes, dtype=np.int32)
 
 
 class MedianOffset(GroupedOffset):

@@ -108,13 +108,15 @@ def check_shape(calibration: DetectorConstants, shape: Shape) -> None:
             )
 
 
-def with_groups(constants: CalibrationConstants, common_mode: GroupedOffset, noise: Floats32 | None) -> CalibrationConstants:
+def with_groups(
+    constants: CalibrationConstants, common_mode: GroupedOffset, calibration: DetectorConstants | None
+) -> CalibrationConstants:
     """Return the constants with the groups of pixels that share an offset.
 
     Parameters
     ----------
-    noise
-        (stage, panel, slow, fast) ADU rms; None: not known.
+    calibration
+        The constants file, of which noise and the number of dark frames are taken.
 
     Raises
     ------
@@ -130,8 +132,10 @@ def with_groups(constants: CalibrationConstants, common_mode: GroupedOffset, noi
     staged = constants.stages
     first = np.zeros(shape[0], dtype=np.int8) if staged is None else np.maximum(staged.table[:, 0], 0)
     inverse = constants.inverse_gain if staged is None else np.stack([staged.inverse_gain[s, p] for p, s in enumerate(first)])
+    noise = None if calibration is None else calibration.noise
+    told = "" if calibration is None else calibration.provenance.get("dark_frames_0", "")
     of_first = None if noise is None else np.stack([noise[min(s, len(noise) - 1), p] for p, s in enumerate(first)])
-    groups = common_mode.prepare(constants.mask, of_first, inverse)
+    groups = common_mode.prepare(constants.mask, of_first, inverse, int(told) if told.isdecimal() else None)
     if staged is not None:
         return replace(constants, groups=groups)
     pedestal, inverse = (expand(values, shape) for values in (constants.pedestal, constants.inverse_gain))
