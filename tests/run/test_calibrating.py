@@ -10,7 +10,8 @@ from tests.run.small_frames import GEOM
 from tests.stages.fakes import Quiet
 from xfelproc.algorithms.calibration import Darks
 from xfelproc.errors import ConfigError, DataError
-from xfelproc.io.calibration_file import read_calibration
+from xfelproc.io.calibration_file import read_calibration, write_calibration
+from xfelproc.models.calibration import DetectorConstants
 from xfelproc.models.conventions import PixelMask
 from xfelproc.run.averaging import FrameChoice
 from xfelproc.run.calibrating import run_dark, run_gain
@@ -112,3 +113,22 @@ def test_bad_darks(folder: Path, tmp_path: Path) -> None:
     wrong = choice(folder, "light.h5", more=(f'input.calibration="{tmp_path / "other.h5"}"',))
     with pytest.raises((DataError, ConfigError), match=r"\(2, 4, 4\)|shape"):
         run_gain(wrong, tmp_path / "b.h5", Quiet())
+
+
+def test_pixels_without_noise_do_not_matter(folder: Path, tmp_path: Path) -> None:
+    """A pixel that is stuck in another stage has neither pedestal nor noise in the first."""
+    out = tmp_path / "constants.h5"
+    rng = np.random.default_rng(1)
+    noise = np.full((1, 2, 50, 60), NOISE, np.float32)
+    noise[0, 0, 9, 9] = np.nan
+    pedestal = np.full_like(noise, PEDESTAL)
+    pedestal[0, 0, 9, 9] = np.nan
+    write_calibration(out, DetectorConstants(pedestal=pedestal, noise=noise))
+    raw = np.rint(rng.normal(PEDESTAL, NOISE, (20, 50, 120)) + GAIN * rng.poisson(3.0, (20, 50, 120))).astype(np.uint16)
+    with h5py.File(tmp_path / "light.h5", "w") as file:
+        file.create_dataset("data", data=raw)
+    given = (f"input.geometry={folder / 'frames.geom'}", f'input.calibration="{out}"')
+    run_gain(FrameChoice((str(tmp_path / "light.h5"),), given, driver="inline"), tmp_path / "gain.h5", Quiet())
+    gain = read_calibration(tmp_path / "gain.h5").gain
+    assert gain is not None
+    np.testing.assert_allclose(gain, GAIN, rtol=0.05)

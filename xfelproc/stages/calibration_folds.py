@@ -131,4 +131,6 @@ def first_stage(
     adu = values.astype(np.float32) - known.pedestal[0]
     adu[~measured] = np.nan
     mask = frame.mask if known.mask is None else frame.mask | mask_bits(known.mask)
-    return adu, known.noise[0], mask
+    unknown = ~np.isfinite(known.noise[0])  # stuck in another stage
+    adu[unknown] = np.nan
+    return adu, np.where(unknown, np.float32(np.nanmedian(known.noise[0])), known.noise[0]), mask
