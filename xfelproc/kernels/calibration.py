@@ -108,6 +108,7 @@ def calibrate_bits(
     and from ``saturated[panel, s, 1]``. A row is first taken as if all codes were 0, a loop that vectorises; the few other pixels
     are then done one by one.
     """
+    blocks = np.empty(pixels.shape[2] // BLOCK + 1, dtype=np.int64)
     for p in range(pixels.shape[0]):
         first = stages[p, 0]
         for y in range(pixels.shape[1]):
@@ -118,7 +119,8 @@ def calibrate_bits(
                     calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
                 else:
                     calibrate_plain_row(row, dark, scale, factor, target)
-            switched_by_bits(row, p, y, 0, shift, stages[p], saturated[p], pedestal, inverse_gain, factor, ceiling[p], target)
+            if coded_blocks(row, shift, first < 0, blocks) > 0:
+                switched_by_bits(row, p, y, 0, shift, stages[p], saturated[p], pedestal, inverse_gain, factor, ceiling[p], target)
 
 
 @njit(cache=True, nogil=True)
