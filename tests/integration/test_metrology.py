@@ -15,7 +15,7 @@ from xfelproc.io.exchange.nexus_read import read_nexus
 from xfelproc.models.experiment import Detector
 from xfelproc.simulation import preset, simulate
 
-DETECTOR = {"layout": "tiles", "size": (230, 170), "pixel_size": 0.3, "distance": 120.0}
+DETECTOR = {"layout": "tiles", "size": (230, 170), "pixel_size": 0.2, "distance": 120.0}
 ERROR = {"panels": {"in_plane": 0.8, "out_of_plane": 0.5, "rotation": 0.1, "tilt": 0.1}, "centre": (0.6, -0.4)}
 
 
@@ -36,7 +36,10 @@ def indexed(run: Path) -> int:
 def in_plane_error(detector: Detector, true: Detector) -> float:
     """Return how far panels are from their true places (px, rms), but for shift, turn about the beam and scale."""
     found, known = (
-        {p.name.removeprefix("module_"): np.array(p.origin) + 34.5 * np.array(p.fast_axis) + 25.5 * np.array(p.slow_axis) for p in d.panels}
+        {
+            p.name.removeprefix("module_"): np.array(p.origin) + 23.0 * np.array(p.fast_axis) + 17.0 * np.array(p.slow_axis)
+            for p in d.panels
+        }
         for d in (detector, true)
     )
     place = np.array([known[name][:2] for name in known])
@@ -45,7 +48,7 @@ def in_plane_error(detector: Detector, true: Detector) -> float:
     one, none = np.ones(8), np.zeros(8)
     modes = np.column_stack([np.r_[one, none], np.r_[none, one], np.r_[-y, x], np.r_[x, y]])
     left = off.T.ravel() - modes @ np.linalg.lstsq(modes, off.T.ravel(), rcond=None)[0]
-    return float(np.sqrt(np.mean(left**2) * 2) / 0.3)
+    return float(np.sqrt(np.mean(left**2) * 2) / 0.2)
 
 
 def test_panels_are_put_where_they_are_and_the_run_goes_on_with_it(shots: Path, tmp_path: Path) -> None:
