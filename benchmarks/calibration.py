@@ -1,0 +1,275 @@
+"""Measure how accurate calibration is on simulated raw frames whose truth is known.
+
+    python benchmarks/calibration.py [--detector cspad|jungfrau] [--frames N] [--darks N] [--write]
+
+For each detector: constants from dark frames, then frames with and without Bragg spots, calibrated with each method of common mode.
+With ``--write`` the tables go to `docs/explanation/calibration-accuracy.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+import numpy as np
+from _truth import Report
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.calibration import Calibrate, CommonModeGroups, combine_gain_sums, estimate_gain_panels, gain_sums
+from xfelproc.algorithms.calibration.common_mode import PeakOffset
+from xfelproc.algorithms.calibration.darks import Darks, DarkSums, dark_constants, dark_means
+from xfelproc.models.calibration import DetectorConstants, StageCoding
+from xfelproc.models.conventions import HC, PixelMask
+from xfelproc.models.experiment import Beam
+from xfelproc.models.frames import Frame, FrameRef
+from xfelproc.simulation import Simulator
+from xfelproc.simulation.raw import KINDS, STAGE_CODES, Electronics, Reading
+from xfelproc.simulation.settings import preset
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "explanation" / "calibration-accuracy.md"
+HEADER = """# Accuracy of calibration
+
+Made by `python benchmarks/calibration.py --write` on simulated raw frames (presets `raw_cspad` and `raw_jungfrau` of
+`xfelproc simulate`): noise, gain and pedestal differ from pixel to pixel, each ASIC has an offset of its own on every frame,
+dark frames too, and some pixels are bad. Constants are made of the dark frames; the gain map is the true one, but where the
+gain is estimated. An *error* of the common mode is the estimated offset of an ASIC less the true one, in units of σ/√n (σ the
+noise of a pixel, n the unmasked pixels of the ASIC); the root of the mean square over ASICs and frames is shown. The bias is
+that of photons a pixel, calibrated less true, over all good pixels of a set of frames. Times are CPU times of one core, for
+4.5 megapixels. Bad pixels are those that the dark frames show.
+"""
+CODING = StageCoding("bits", np.array([[0, 1, -1, 2]], dtype=np.int8))
+METHODS = ("median", "mode", "peak")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A simulated detector with what its dark frames tell of it."""
+
+    name: str
+    simulator: Simulator
+    electronics: Electronics
+    constants: DetectorConstants
+    dark_level: NDArray[np.float64]
+
+    @property
+    def asic(self) -> tuple[int, int]:
+        """(slow, fast) size of a readout channel."""
+        fast, slow = self.electronics.settings.asic
+        return slow, fast
+
+    def frame(self, raw: NDArray[np.uint16], index: int, wavelength: float = 1.3) -> Frame:
+        detector = self.simulator.layout.detector
+        trusted = np.tile([0.0, 2.0**self.electronics.settings.bits - 2], (len(detector), 1))
+        return Frame(FrameRef(0, index), raw, np.zeros(raw.shape, np.uint8), trusted, detector, Beam(wavelength))
+
+
+def make_bench(name: str, darks: int, level: float | None) -> Bench:
+    """Simulate a detector, and determine its constants from dark frames."""
+    changes = {} if level is None else {"background": level}
+    simulator = Simulator(preset(f"raw_{name}", hit_fraction=1.0, **changes))
+    assert simulator.settings.raw is not None
+    electronics = Electronics(simulator.settings.raw, simulator.layout.detector, simulator.settings.seed)
+    bench = Bench(name, simulator, electronics, DetectorConstants(), np.zeros(0))
+    n_stages = len(electronics.settings.stages)
+    coding = CODING if n_stages > 1 else None
+    settings = Darks()
+    levels = np.mean([electronics.dark(0, n).common_mode for n in range(darks)], axis=0, dtype=np.float64)
+    first = None
+    for _ in range(2):
+        sums = DarkSums(settings, coding, first)
+        for stage in range(n_stages):
+            for n in range(darks):
+                sums.add(bench.frame(electronics.dark(stage, n).raw, n))
+        if first is None:
+            first = dark_means(sums.partial())
+    assert first is not None
+    static = np.zeros(electronics.kind.shape, dtype=np.uint8)
+    constants = dark_constants(settings, sums.partial(), first, static, coding)
+    gain = np.where(electronics.gain == 0, np.nan, electronics.gain)
+    return replace(bench, constants=replace(constants, gain=gain, gain_unit="ADU/keV", coding=coding), dark_level=levels)
+
+
+def judge_pixels(bench: Bench, report: Report) -> None:
+    """Compare the bad pixels that were found with those planted."""
+    assert bench.constants.mask is not None
+    found = (bench.constants.mask & ~np.uint32(PixelMask.NO_GAIN)) != 0
+    planted = bench.electronics.kind != 0
+    for number, kind in enumerate(KINDS, 1):
+        here = bench.electronics.kind == number
+        report.add("bad pixels", f"{kind} ({here.sum()})", "", f"{100 * found[here].mean():.2f} % found")
+    share, false = found[planted].mean(), (found & ~planted & ~bench.electronics.unbonded).mean()
+    report.add("bad pixels", f"all planted ({planted.sum()})", "≥ 99 %", f"{100 * share:.2f} %", bool(share >= 0.99))
+    report.add("bad pixels", "good ones called bad", "≤ 0.01 %", f"{100 * false:.4f} %", bool(false <= 1e-4))
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """A raw frame with its truth."""
+
+    frame: Frame
+    photons: NDArray[np.uint16]
+    reading: Reading
+
+
+def expose(bench: Bench, n: int, spots: bool) -> list[Exposure]:
+    """Simulate frames with or without Bragg spots."""
+    settings = bench.simulator.settings
+    simulator = bench.simulator if spots else Simulator(settings.model_copy(update={"hit_fraction": 0.0}))
+    exposures = []
+    for index in range(n):
+        photons, shot = simulator.photons(index)
+        reading = bench.electronics.expose(photons, shot.wavelength, index + (0 if spots else 1000))
+        exposures.append(Exposure(bench.frame(reading.raw, index, shot.wavelength), photons, reading))
+    return exposures
+
+
+def judge_method(bench: Bench, exposures: list[Exposure], method: str, what: str, report: Report) -> None:
+    """Calibrate frames with one method; compare photons and offsets with the truth."""
+    slow, fast = bench.asic
+    with_it = Calibrate.model_validate({"common_mode": {"method": method, "group": [slow, fast]}} if method != "none" else {})
+    without = Calibrate()
+    detector = bench.simulator.layout.detector
+    static = exposures[0].frame.mask
+    constants = with_it.constants(detector, static, calibration=bench.constants)
+    plain = without.constants(detector, static, calibration=bench.constants)
+    good = (constants.mask == 0) & (bench.electronics.kind == 0) & ~bench.electronics.unbonded
+    difference, errors, failed, total, used = 0.0, [], 0, 0, 0
+    for exposure in exposures:
+        done = with_it.apply(exposure.frame, constants)
+        photons = done.pixels.copy()
+        failed += done.common_mode_failed
+        usable = good & np.isfinite(photons) & (photons < done.trusted[:, 1, None, None])
+        difference += float(np.sum(photons[usable] - exposure.photons[usable], dtype=np.float64))
+        used += int(usable.sum())
+        if method == "none":
+            continue
+        before = without.apply(exposure.frame, plain).pixels
+        energy = HC / exposure.frame.beam.wavelength / 1000.0
+        shift = (before - photons) * (bench.electronics.gain[0] * energy)
+        first = good & (exposure.reading.raw >> 14 == STAGE_CODES[0])
+        errors.append(_offset_errors(bench, shift, first, exposure.reading.common_mode - bench.dark_level))
+        total += errors[-1].size
+    bias = difference / used
+    report.add(
+        "photons",
+        f"{what}: {method}",
+        "bias ≤ 0.02",
+        f"{bias:+.4f} photon a pixel",
+        None if method == "none" else abs(bias) <= 0.02,
+    )
+    if errors:
+        rms = float(np.sqrt(np.nanmean(np.square(errors))))
+        wanted = method == "peak"
+        text = f"{rms:.2f} σ/√n (worst {np.nanmax(np.abs(errors)):.1f}); {failed} of {total} undetermined"
+        report.add("common mode", f"{what}: {method}", "≤ 1.4 σ/√n" if wanted else "", text, rms <= 1.4 if wanted else None)
+
+
+def _offset_errors(
+    bench: Bench, shift: NDArray[np.float32], good: NDArray[np.bool_], true: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the error of each ASIC's offset in σ/√n; NaN where it was not determined."""
+    slow, fast = bench.asic
+    errors = np.full(true.shape, np.nan)
+    for p, i, j in np.ndindex(true.shape):
+        box = (p, slice(i * slow, (i + 1) * slow), slice(j * fast, (j + 1) * fast))
+        here = good[box]
+        found = np.median(shift[box][here])
+        if found != 0.0:
+            sigma = np.median(bench.electronics.noise[0][box][here])
+            errors[p, i, j] = (found - true[p, i, j]) / (sigma / np.sqrt(here.sum()))
+    return errors
+
+
+def judge_gain(bench: Bench, exposures: list[Exposure], what: str, report: Report) -> None:
+    """Estimate the gain of each panel from the frames alone, and compare it with the truth."""
+    constants = bench.constants
+    assert constants.mask is not None
+    assert constants.noise is not None
+    assert constants.pedestal is not None
+    mask = ((constants.mask != 0) | bench.electronics.unbonded).astype(np.uint8)
+    groups: CommonModeGroups = PeakOffset(group=bench.asic).prepare(mask, constants.noise[0], np.ones(len(mask), dtype=np.float32))
+    mask = groups.use
+    partials = []
+    for exposure in exposures:
+        raw = exposure.frame.pixels
+        adu = raw.astype(np.float32) - constants.pedestal[0]
+        adu[raw >> 14 != 0] = np.nan
+        partials.append(gain_sums(adu, mask, np.nan_to_num(constants.noise[0]), groups))
+    found = estimate_gain_panels(reduce(combine_gain_sums, partials))
+    energy = HC / exposures[0].frame.beam.wavelength / 1000.0
+    true = np.array([np.mean(bench.electronics.gain[0, p][mask[p] == 0]) for p in range(len(mask))]) * energy
+    off = found.gain / true - 1.0
+    text = f"{100 * np.sqrt(np.mean(off**2)):.2f} % rms, worst of {len(off)} panels {100 * np.abs(off).max():.2f} %"
+    report.add("gain", f"{what}, {len(exposures)} frames", "≤ 3 %", text, bool(np.abs(off).max() <= 0.03))
+
+
+def judge_times(bench: Bench, exposures: list[Exposure], report: Report) -> None:
+    """Measure CPU times of calibration."""
+    slow, fast = bench.asic
+    for method, bound in (("none", 4.0), *((m, 8.0) for m in METHODS)):
+        section = {} if method == "none" else {"common_mode": {"method": method, "group": [slow, fast]}}
+        calibrate = Calibrate.model_validate(section)
+        frames = [e.frame for e in exposures]
+        constants = calibrate.constants(bench.simulator.layout.detector, frames[0].mask, calibration=bench.constants)
+        calibrate.apply(frames[0], constants)
+        taken = []
+        for _ in range(5):
+            for frame in frames:
+                begun = time.process_time()
+                calibrate.apply(frame, constants)
+                taken.append(time.process_time() - begun)
+        ms = 1e3 * float(np.median(taken)) * 4.5e6 / frames[0].pixels.size
+        best = 1e3 * min(taken) * 4.5e6 / frames[0].pixels.size
+        name = "without common mode" if method == "none" else f"with {method}"
+        report.add("time", name, f"≤ {bound:g} ms", f"{ms:.1f} ms (best {best:.1f})", ms <= bound)
+
+
+def measure(name: str, frames: int, darks: int, levels: list[float | None]) -> Report:
+    """Measure one detector."""
+    report = Report({"cspad": "CSPAD", "jungfrau": "JUNGFRAU 4M"}[name])
+    for number, level in enumerate(levels):
+        bench = make_bench(name, darks, level)
+        if number == 0:
+            judge_pixels(bench, report)
+        for spots in (True, False):
+            exposures = expose(bench, frames, spots)
+            photons = float(np.mean([np.mean(e.photons) for e in exposures]))
+            what = f"{photons:.2g} photons a pixel{', spots' if spots else ''}"
+            judge_method(bench, exposures, "none", what, report)
+            for method in METHODS:
+                judge_method(bench, exposures, method, what, report)
+            judge_gain(bench, exposures, what, report)
+            if number == 0 and spots:
+                judge_times(bench, exposures, report)
+    return report
+
+
+def main() -> int:
+    """Run the command; 1 if a figure does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--detector", choices=("cspad", "jungfrau"), action="append", help="default: both")
+    parser.add_argument("--frames", type=int, default=10, help="frames with spots, and as many without")
+    parser.add_argument("--darks", type=int, default=50, help="dark frames of each gain stage")
+    parser.add_argument("--background", type=float, action="append", help="level of the background; default: the preset's")
+    parser.add_argument("--write", action="store_true", help="write the page of the documentation")
+    options = parser.parse_args()
+    texts, holds = [HEADER], True
+    for name in options.detector or ("cspad", "jungfrau"):
+        report = measure(name, options.frames, options.darks, options.background or [None])
+        texts.append(report.markdown())
+        holds &= all(row.holds is not False for row in report.rows)
+        print(texts[-1], flush=True)
+    if options.write:
+        PAGE.write_text("\n".join(texts), encoding="utf-8")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
