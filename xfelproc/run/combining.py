@@ -45,6 +45,8 @@ from xfelproc.stages.unit_sources import Opener
 STAGE = "combine"
 ROWS_A_PART = 1 << 18
 """Reflections of a part, about: some 70 MB."""
+LATTICES_A_PART = (10_000, 1000)
+"""Most lattices of a part, about: with a shared detector, and with a detector of many panels each."""
 MOST_PARTS = 900
 
 
@@ -210,7 +212,8 @@ class _Dials:
 
     def _offsets(self) -> tuple[int, ...]:
         rows = self.chosen.rows["n_rows"][:, 1 if self.settings.reflections == "indexed" else 2]
-        sizes = np.bincount(self.chosen.rows["block"], rows, minlength=len(self.chosen.shards)).astype(np.int64)
+        weight = rows + ROWS_A_PART // LATTICES_A_PART[self.settings.detector == "each"]
+        sizes = np.bincount(self.chosen.rows["block"], weight, minlength=len(self.chosen.shards)).astype(np.int64)
         return cut_leaves(sizes, max(ROWS_A_PART, -(-int(sizes.sum()) // MOST_PARTS)))
 
     def _places(self, models: Sequence[Path], one_beam: bool, one_detector: bool) -> Partial:
