@@ -141,9 +141,24 @@ def run_gain(choice: FrameChoice, output: Path, reporter: Reporter) -> list[str]
         estimate = _estimate(session, Path(name))
         found = _gains(estimate, session)
         known = read_calibration(Path(name))
-        whole = merged(known, found)
+        whole = _without_unknown_stages(merged(known, found), session)
         write_calibration(output, whole)
     return [*_gain_lines(estimate, session), f"wrote {output}", f'in a job:  [input] calibration = "{output}"']
+
+
+def _without_unknown_stages(whole: DetectorConstants, session: FrameSession) -> DetectorConstants:
+    """Return constants whose stages without a gain are no measurement: ordinary frames tell that of the first stage alone."""
+    coding, gain = whole.coding, whole.gain
+    if coding is None or gain is None:
+        return whole
+    known = [stage for stage in range(len(gain)) if np.isfinite(gain[stage]).any()]
+    stages = np.where(np.isin(coding.stages, known), coding.stages, np.int8(-1))
+    if np.array_equal(stages, coding.stages):
+        return whole
+    session.warn(
+        "the gains of higher gain stages are not known: pixels in them are left out by this file, until their gains are added"
+    )
+    return replace(whole, coding=replace(coding, stages=stages))
 
 
 def _estimate(session: FrameSession, constants: Path) -> GainEstimate:
