@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# a deadline is a timed assertion: on a loaded machine, or while a kernel compiles, it fails without a fault
+settings.register_profile("xfelproc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("xfelproc")
 
 LONGEST_FIRST = (
     "integration/test_slurm.py",
