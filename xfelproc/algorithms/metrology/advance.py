@@ -108,8 +108,9 @@ def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partia
     scale = np.sqrt((n * own**2 + _COMMON_WEIGHT * common**2) / (n + _COMMON_WEIGHT)) / _RAYLEIGH_MEDIAN
     bounds = settings.outlier_limit * np.append(scale, quantile_of(partial["psi_histogram"]) / _NORMAL_MEDIAN)
     if np.all(np.abs(bounds - state.bounds) <= _BOUND_CHANGE * state.bounds):
-        bounds = state.bounds
-    return replace(state, bounds=bounds, reference=state.bounds)
+        return replace(state, reference=state.bounds)
+    # lattices come to other optima under other bounds: the next loss is not comparable to this one, with whatever bounds
+    return replace(state, bounds=bounds, reference=state.bounds, accepted_loss=float("inf"))
 
 
 def _shorten(settings: MetrologySettings, state: MetrologyState) -> MetrologyState:
