@@ -80,7 +80,6 @@ def make_bench(name: str, darks: int, level: float | None) -> Bench:
     n_stages = len(electronics.settings.stages)
     coding = CODING if n_stages > 1 else None
     settings = Darks()
-    levels = np.mean([electronics.dark(0, n).common_mode for n in range(darks)], axis=0, dtype=np.float64)
     first = None
     for _ in range(2):
         sums = DarkSums(settings, coding, first)
@@ -93,7 +92,21 @@ def make_bench(name: str, darks: int, level: float | None) -> Bench:
     static = np.zeros(electronics.kind.shape, dtype=np.uint8)
     constants = dark_constants(settings, sums.partial(), first, static, coding)
     gain = np.where(electronics.gain == 0, np.nan, electronics.gain)
+    assert constants.pedestal is not None
+    assert constants.mask is not None
+    levels = _levels(bench, constants.pedestal[0] - electronics.pedestal[0], constants.mask == 0)
     return replace(bench, constants=replace(constants, gain=gain, gain_unit="ADU/keV", coding=coding), dark_level=levels)
+
+
+def _levels(bench: Bench, excess: NDArray[np.float32], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the mean of good pixels of each ASIC: what the pedestal has of the common mode of the dark frames."""
+    slow, fast = bench.asic
+    panels, height, width = excess.shape
+    levels = np.zeros((panels, -(-height // slow), -(-width // fast)))
+    for p, i, j in np.ndindex(levels.shape):
+        box = (p, slice(i * slow, (i + 1) * slow), slice(j * fast, (j + 1) * fast))
+        levels[p, i, j] = np.mean(excess[box][good[box]], dtype=np.float64)
+    return levels
 
 
 def judge_pixels(bench: Bench, report: Report) -> None:
