@@ -79,7 +79,7 @@ def rates_of(run: Path, truth: Path | None) -> Rates:
     if truth is not None:
         with h5py.File(truth) as file:
             known = dict(zip(file["lattice/frame"][()].tolist(), file["lattice/A"][()], strict=True))
-    right, wrong, frames, squares, used = set[int](), 0, 0, 0.0, 0
+    right, wrong, frames, squares, used = set[tuple[int, int]](), 0, 0, 0.0, 0
     spots: list[int] = []
     for unit in range(len(list((run / "shards" / "process").rglob("*.h5")))):
         first = read_frames(shard_path(run, "process", unit))
@@ -92,7 +92,7 @@ def rates_of(run: Path, truth: Path | None) -> Rates:
             used += int(lattices["n_used"][row])
             found = Crystal(as_matrix(lattices["A"][row]), str(lattices["space_group"][row]))
             if truth is None or (index in known and compare(found, known[index], SPACE_GROUP).right):
-                right.add(index)
+                right.add((int(table["source"][lattices["frame"][row]]), index))
             else:
                 wrong += 1
     return Rates(len(right), wrong, frames, np.array(spots), float(np.sqrt(squares / max(1, used))))
