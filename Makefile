@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := 4
+# without its byte code each of the hundreds of processes that tests start would compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test setup setup-dev lint warm unit lock accuracy benchmark clean
 

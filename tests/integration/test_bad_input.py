@@ -56,7 +56,7 @@ def run_inline(path: Path, output: Path, *options: object) -> Result:
         (["--set", 'input.files=["none*.h5"]'], ["none*.h5", "no file matches"]),
         (["--set", "recipe=rotation"], ["recipe", "cannot be processed yet"]),
         (["--set", "nonsense"], ["write --set"]),
-        (["--only", "integrate"], ["--only integrate", "known: cell, process, merge, report"]),
+        (["--only", "integrate"], ["--only integrate", "known: cell, process, metrology, combine, merge, report"]),
         (["--set", "input.geometry=none.geom"], ["input.geometry", "none.geom: no such file"]),
         (["--set", "input.dark=none.npy"], ["none.npy"]),
         (["--set", "input.calibration=none.h5"], ["none.h5", "no such constants file"]),

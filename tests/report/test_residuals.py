@@ -95,7 +95,21 @@ def test_rows_of_refined_levels() -> None:
     sigma[0, 2] = 0.0
     tied = np.array([False, True])
     outcome = LevelOutcome(
-        1, detector(), ("a", "b"), np.array([1, 1], np.int32), np.array([50, 3]), tied, moves, sigma, sigma, moves, sigma, 1.0, True
+        1,
+        detector(),
+        ("a", "b"),
+        np.array([1, 1], np.int32),
+        np.array([50, 3]),
+        tied,
+        moves,
+        moves,
+        sigma,
+        sigma,
+        moves,
+        sigma,
+        1.0,
+        (),
+        True,
     )
     rows = outcome_rows([outcome])
     assert [row["parameter"] for row in rows["parameters"]] == ["fast", "slow", "about_fast", "about_slow", "about_normal"]

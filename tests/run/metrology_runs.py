@@ -100,7 +100,7 @@ class MeanResidual(Parameters):
     gain: float = 1.0
     fails: str = ""
 
-    def begin(self, detector: Detector, beam: Beam) -> State:
+    def begin(self, detector: Detector, beam: Beam, origin: Detector | None = None) -> State:
         return State(detector)
 
     def accumulate(self, state: State, crystals: Iterable[CrystalSpots]) -> Partial:

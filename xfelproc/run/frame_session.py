@@ -30,7 +30,7 @@ from xfelproc.run.config import Execution, JobConfig, apply_overrides, load_conf
 from xfelproc.run.directory import RunDirectory, open_run
 from xfelproc.run.distance import source_settings
 from xfelproc.run.folding import Gathering, read_partial
-from xfelproc.run.geometry import result_stage
+from xfelproc.run.geometry import recorded_stage
 from xfelproc.run.journal import Journal
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.lock import run_lock
@@ -236,7 +236,7 @@ def frames_of_run(run: Path, which: str, config: JobConfig, say: Callable[[str],
     """
     directory = open_run(run)
     manifest = directory.read_manifest()
-    wanted, rows, missing, stage = STATUSES[which], [], 0, result_stage(load_config(directory.job), directory)
+    wanted, rows, missing, stage = STATUSES[which], [], 0, recorded_stage(directory)
     for unit in range(manifest.n_units):
         path = shard_path(run, stage, unit)
         if not path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 from xfelproc.geometry.placement import transferred, with_placement
 from xfelproc.models.experiment import Detector, Experiment
-from xfelproc.run.config import JobConfig
+from xfelproc.run.config import JobConfig, load_document
 from xfelproc.run.directory import RunDirectory
 
 RECORD = "metrology.json"
@@ -28,6 +28,13 @@ def result_stage(config: JobConfig, directory: RunDirectory) -> str:
     """Return the stage whose shards are the run's result."""
     record = metrology_record(config, directory)
     return PROCESS if record is None else str(record["stage"])
+
+
+def recorded_stage(directory: RunDirectory) -> str:
+    """Return what `result_stage` does, from what is written in the run alone: plug-ins of its job may not be there."""
+    record = directory.read_json(RECORD)
+    section = load_document(directory.job).get("metrology", {}) if record is not None else {}
+    return PROCESS if record is None or not section.get("enabled", True) else str(record["stage"])
 
 
 @dataclass(frozen=True)

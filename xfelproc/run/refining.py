@@ -68,6 +68,8 @@ class Progress:
     lattices: int = 0
     spots: int = 0
     iteration: int = 0
+    begun: int = 0
+    """Iteration with which the round began."""
     state: Any = None
     rounds: tuple[Round, ...] = ()
 
@@ -155,8 +157,7 @@ class Refining:
         target = self._shared(progress.detector, survey["place"])
         extract = SpotExtract(self.opening, self.before, progress.detector, target, self.individual)
         spots = Nodes(session.update(extract, f"{FOLDER}/spots", number, self._shards(number), self._leaves))
-        state = progress.state if progress.state is not None else self.settings.begin(target, self.beam)
-        first = progress.iteration
+        state = progress.state if progress.state is not None else self.settings.begin(target, self.beam, self.before)
         while not state.finished:
             fold = MetrologyFold(self.settings, state, digest([self.lineage, number, progress.iteration]))
             offsets = block_leaves(len(spots))
@@ -169,7 +170,7 @@ class Refining:
             number,
             int(survey["counts"][0]),
             int(survey["counts"][1]),
-            progress.iteration - first,
+            progress.iteration - progress.begun,
             bool(state.converged),
             bool(state.usable),
             str(state.why),
@@ -178,7 +179,7 @@ class Refining:
             (*_others(spots), *map(str, state.notes)),
         )
         detector = state.detector if state.usable else progress.detector
-        progress = replace(progress, detector=detector, state=None, rounds=(*progress.rounds, done))
+        progress = replace(progress, detector=detector, state=None, begun=progress.iteration, rounds=(*progress.rounds, done))
         self._save(progress)
         return progress
 

@@ -14,7 +14,7 @@ from xfelproc.drivers.slurm import QueueState, queue_state
 from xfelproc.io.inflight import is_alive, read_inflight
 from xfelproc.io.shards import ShardFault
 from xfelproc.run.directory import open_run
-from xfelproc.run.geometry import PROCESS, RECORD
+from xfelproc.run.geometry import recorded_stage
 from xfelproc.run.journal import JournalTail
 from xfelproc.run.lineage import changed, versions
 from xfelproc.run.lock import holder
@@ -104,13 +104,8 @@ class Watch:
         for event in self._tail.poll():
             self.progress.feed(event)
         if not self._looked and not (self.running and self.progress.counted):
-            self.progress.look(self.folder, self._result_stage())
+            self.progress.look(self.folder, recorded_stage(self.directory))
             self._looked = True
-
-    def _result_stage(self) -> str:
-        """Return the stage whose shards are the result, as the record of the detector's refinement says."""
-        record = self.directory.read_json(RECORD)
-        return PROCESS if record is None else str(record["stage"])
 
     def state(self) -> str:
         """Return ``running``, ``queued``, ``done`` or ``stopped``."""

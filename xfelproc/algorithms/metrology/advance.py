@@ -9,10 +9,21 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.metrology.accumulate import Partial, quantile_of, unpacked
 from xfelproc.algorithms.metrology.settings import MetrologySettings
-from xfelproc.algorithms.metrology.solve import LevelFrame, Solution, half_moves, level_frame, solve_level, uncertainty
+from xfelproc.algorithms.metrology.solve import (
+    KINDS,
+    WHOLE_SPREAD,
+    LevelFrame,
+    Solution,
+    Uncertainty,
+    half_moves,
+    level_frame,
+    levers,
+    solve_level,
+    uncertainty,
+)
 from xfelproc.algorithms.metrology.state import LevelOutcome, MetrologyState, Step
 from xfelproc.errors import ConfigError
-from xfelproc.geometry.hierarchy import apply_moves, distinct_levels, groups_of, moves_between, n_levels
+from xfelproc.geometry.hierarchy import apply_moves, chain, distinct_levels, groups_of, moves_between, n_levels, parents_of
 from xfelproc.models.experiment import Beam, Detector
 
 Floats = NDArray[np.float64]
@@ -28,12 +39,16 @@ _NEARLY = 1.0
 """Step, in standard deviations, at which a level that gets no further is as good as done."""
 _COARSE_DECREASE = 1e-3
 """Part of the loss that a step at a level must promise, where a finer level follows."""
+_SPREAD_PASSES = 3
+"""Passes at a level after which the spread of its moves stays: steps settle only if what they bring down is one function."""
 _MOST_TRIALS = 4
 _SHORTER = 0.25
 
 
-def begin(settings: MetrologySettings, detector: Detector, beam: Beam) -> MetrologyState:
+def begin(settings: MetrologySettings, detector: Detector, beam: Beam, origin: Detector | None = None) -> MetrologyState:
     """Return the state before the first pass.
+
+    ``origin`` (None: ``detector``) is where the panels were before any refinement.
 
     Raises
     ------
@@ -49,7 +64,20 @@ def begin(settings: MetrologySettings, detector: Detector, beam: Beam) -> Metrol
     bounds = np.full(len(detector) + 1, np.inf)
     if settings.outliers != "none":
         bounds[:-1], bounds[-1] = _FIRST_BOUND, _FIRST_PSI_BOUND
-    return MetrologyState(detector, detector, beam, tuple(levels), 0, bounds, bounds, level_start=detector)
+    state = MetrologyState(detector, detector, beam, tuple(levels), 0, bounds, bounds, origin=origin)
+    return replace(state, level_start=_followed(state, detector), level_entry=detector)
+
+
+def _followed(state: MetrologyState, here: Detector) -> Detector:
+    """Return where the level's groups would be if, from the origin, they had only followed the level above, as it is ``here``."""
+    origin = state.origin
+    if origin is None or state.at == len(state.levels):
+        return here
+    upper = state.levels[state.at - 1] if state.at else 0
+    if upper == state.level:
+        return here
+    above = groups_of(origin, upper)
+    return apply_moves(origin, above, moves_between(origin, here, above))
 
 
 def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial) -> MetrologyState:
@@ -66,7 +94,9 @@ def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial
         state, before=partial["statistics"] if first else state.before, after=partial["statistics"], passes=state.passes + 1
     )
     loss = float(totals[0])
-    if state.step.size and not float(totals[1]) <= state.accepted_loss * (1.0 + _LOSS_NOISE[settings.outliers]):
+    if state.step.size and not float(totals[1]) + _restraint_change(state) <= state.accepted_loss * (
+        1.0 + _LOSS_NOISE[settings.outliers]
+    ):
         promised = next(step.step for step in reversed(state.steps) if step.accepted)
         if state.trials < _MOST_TRIALS or promised > _NEARLY:
             return _shorten(settings, _noted(state, partial, loss, float("nan"), False))
@@ -79,6 +109,13 @@ def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial
         # other weights: this loss is not comparable to the next one
         state = replace(state, psi_common=float(np.sqrt(used[11] / max(1.0, used[1]))), accepted_loss=float("inf"))
     return _propose(settings, state, partial, loss)
+
+
+def _restraint_change(state: MetrologyState) -> float:
+    """Return by how much the last step, shortened as often as it was, changed the restraint's loss."""
+    first, second = state.restraint
+    part = _SHORTER**state.trials
+    return part * first + 0.5 * part**2 * second
 
 
 def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, accepted: bool) -> MetrologyState:
@@ -149,26 +186,33 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
         coarse = state.at + 1 < len(state.levels)
         settled = step < settings.tolerance or (coarse and state.passes > 1 and solution.decrease < _COARSE_DECREASE * loss)
         if not settled and state.passes < settings.max_iterations:
-            return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution)
+            return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution, moved)
         settled = settled or step < _NEARLY
-        outcome = _outcome(frame, solution, normals, list(gradients), moved, scale, partial, here, settled)
+        entered = state.level_entry or here
+        change = moves_between(entered, here, groups_of(entered, state.level))
+        known = uncertainty(frame, normal, solution, _prior(state, frame, here, scale))
+        tied = _tied_variance(frame, moved) + _tied_above(state, frame, here)
+        outcome = _outcome(frame, solution, known, tied, normals, list(gradients), moved, change, scale, partial, here, settled)
         notes = state.notes if settled else (*state.notes, f"level {state.level} has not settled in {state.passes} passes")
         state = replace(
             state,
             outcomes=(*state.outcomes, outcome),
             at=state.at + 1,
             passes=1,
-            level_start=here,
+            level_entry=here,
             spread=(),
             notes=(*notes, *_tied_words(frame, outcome)),
         )
+        state = replace(state, level_start=_followed(state, here))
         if state.at == len(state.levels):
             converged = all(o.converged for o in state.outcomes)
             why = "" if converged else "; ".join(notes)
             return _noted(replace(state, finished=True, converged=converged, why=why), partial, loss, step, True)
 
 
-def _stepped(settings: MetrologySettings, state: MetrologyState, frame: LevelFrame, solution: Solution) -> MetrologyState:
+def _stepped(
+    settings: MetrologySettings, state: MetrologyState, frame: LevelFrame, solution: Solution, moved: Floats
+) -> MetrologyState:
     """Return the state with the panels moved by a step, unless it is out of all proportion."""
     moves = solution.moves.reshape(-1, 6)
     if not np.all(np.isfinite(moves)) or np.abs(moves[:, :3]).max() > settings.max_shift or np.abs(moves[:, 3:]).max() > 0.5:
@@ -179,7 +223,11 @@ def _stepped(settings: MetrologySettings, state: MetrologyState, frame: LevelFra
             f"(metrology.max_shift = {settings.max_shift:g})",
         )
     detector = apply_moves(state.detector, frame.groups, moves)
-    return replace(state, detector=detector, step=moves, spread=solution.spread)
+    pull = solution.precision * solution.moves
+    spread = solution.spread if state.passes <= _SPREAD_PASSES else state.spread
+    return replace(
+        state, detector=detector, step=moves, spread=spread, restraint=(float(pull @ moved), float(pull @ solution.moves))
+    )
 
 
 def variance_scale(partial: Partial) -> float:
@@ -195,20 +243,38 @@ def variance_scale(partial: Partial) -> float:
     return float(square * weight / max(slope, 0.1) ** 2 / freedom)
 
 
+def _prior(state: MetrologyState, frame: LevelFrame, here: Detector, scale: float) -> Floats:
+    """Return the covariance (6 groups, 6 groups) of a level's moves by those of the levels above, for residuals of unit variance.
+
+    A group's move is that of the group above, as its own level spreads, and so on up, and what is its own; only the last is in
+    the level's restraint.
+    """
+    n = 6 * len(frame.groups)
+    out = np.zeros((n, n))
+    for outcome in state.outcomes:
+        above = groups_of(here, outcome.level)
+        spread = np.asarray(outcome.spread or (WHOLE_SPREAD,) * 4)
+        variances = (np.tile(spread[KINDS], len(above)) / levers(above)) ** 2 / scale
+        link = chain(frame.groups, above)
+        out += (link * variances) @ link.T
+    return out
+
+
 def _outcome(
     frame: LevelFrame,
     solution: Solution,
+    known: Uncertainty,
+    tied_variance: Floats,
     normals: list[Floats],
     gradients: list[Floats],
     moved: Floats,
+    change: Floats,
     scale: float,
     partial: Partial,
     detector: Detector,
     settled: bool,
 ) -> LevelOutcome:
     """Return what a level came to, with the uncertainties of its moves."""
-    tied_variance = _tied_variance(frame, moved)
-    known = uncertainty(frame, solution)
     halves = half_moves(frame, solution, normals, gradients, moved)
     shape = (len(frame.groups), 6)
     n_used = partial["statistics"][:, 1]
@@ -220,11 +286,13 @@ def _outcome(
         n_spots=np.array([n_used[list(group.panels)].sum() for group in frame.groups], dtype=np.int64),
         tied=frame.tied,
         moves=moved.reshape(shape),
+        change=change,
         sigma=np.sqrt(scale * known.moves + tied_variance).reshape(shape),
         sigma_internal=np.sqrt(scale * known.internal + tied_variance).reshape(shape),
         half_difference=(known.projector @ (halves[0] - halves[1])).reshape(shape),
         half_sigma=np.sqrt(scale * known.halves).reshape(shape),
         scale=scale,
+        spread=solution.spread,
         converged=settled,
     )
 
@@ -236,6 +304,19 @@ def _tied_variance(frame: LevelFrame, moved: Floats) -> Floats:
         return np.zeros(moved.size)
     spread = np.mean((moves[~tied] - moves[~tied].mean(axis=0)) ** 2, axis=0)
     return np.asarray((tied[:, None] * spread).ravel(), dtype=np.float64)
+
+
+def _tied_above(state: MetrologyState, frame: LevelFrame, here: Detector) -> Floats:
+    """Return (6 groups) what groups that only follow may be off by as those above them only follow, too; else 0."""
+    out = np.zeros(6 * len(frame.groups))
+    for outcome in state.outcomes:
+        above = groups_of(here, outcome.level)
+        known = ~outcome.tied[parents_of(frame.groups, above)] | ~frame.tied
+        if not outcome.spread or known.all():
+            continue
+        variances = (np.tile(np.asarray(outcome.spread)[KINDS], len(above)) / levers(above)) ** 2
+        out += np.where(np.repeat(known, 6), 0.0, chain(frame.groups, above) ** 2 @ variances)
+    return out
 
 
 def _tied_words(frame: LevelFrame, outcome: LevelOutcome) -> tuple[str, ...]:

@@ -19,15 +19,15 @@ class Metrology(MetrologySettings):
     ``finished``: its ``detector`` is the result, and ``why`` says what went wrong, if anything.
     """
 
-    def begin(self, detector: Detector, beam: Beam) -> MetrologyState:
-        """Return the state before the first pass.
+    def begin(self, detector: Detector, beam: Beam, origin: Detector | None = None) -> MetrologyState:
+        """Return the state before the first pass; ``origin`` has the panels where they were before an earlier refinement.
 
         Raises
         ------
         ConfigError
             If a level is asked for that the detector has not, or the levels do not ascend.
         """
-        return advance.begin(self, detector, beam)
+        return advance.begin(self, detector, beam, origin)
 
     def accumulate(self, state: MetrologyState, crystals: Iterable[CrystalSpots]) -> Partial:
         """Return the sums over some lattices, each brought to its optimum for the detector of ``state``.

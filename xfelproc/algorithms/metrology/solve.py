@@ -23,6 +23,8 @@ KINDS = np.array([0, 0, 1, 2, 2, 3])
 _STIFF = 1e3
 _START_SPREAD = 0.5
 _NO_SPREAD = 1e3
+WHOLE_SPREAD = 10.0
+"""Standard deviation (mm) of the whole detector's moves before anything is known of them: data say far more."""
 _FIXED = 1e6  # weight of a part of a move that is not free, by the largest of the data
 _LEAST_SPREAD = 1e-4  # of a group's move, mm
 
@@ -105,7 +107,7 @@ def level_frame(
         allowed[3:5] = False
     own = np.flatnonzero(np.tile(allowed, len(groups)) & np.repeat(~tied, 6))
     follow = _follow(detector, level, groups, tied)[:, own] if tied.any() else None
-    weight = np.tile([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], len(groups)) + _levers(groups) ** 2 * np.tile(
+    weight = np.tile([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], len(groups)) + levers(groups) ** 2 * np.tile(
         [0, 0, 0, 1.0, 1.0, 1.0], len(groups)
     )
     turn = turn_about_beam(groups, beam)
@@ -114,7 +116,7 @@ def level_frame(
     return LevelFrame(level, groups, tied, own, follow, down, weight * turn, rigid_modes(groups, beam_frame(beam), middle))
 
 
-def _levers(groups: Sequence[PanelGroup]) -> Floats:
+def levers(groups: Sequence[PanelGroup]) -> Floats:
     """Return (6 groups): mm that a unit of each part of a move brings."""
     return np.concatenate([[1.0, 1.0, 1.0, group.reach, group.reach, group.reach] for group in groups])
 
@@ -132,7 +134,7 @@ def _follow(detector: Detector, level: int, groups: Sequence[PanelGroup], tied: 
                 continue
             modes = chain(groups, above)[:, 6 * parents[number] : 6 * parents[number] + 6]
             rows = (6 * others[:, None] + np.arange(6)).ravel()
-            weight = _levers(groups)[rows] ** 2
+            weight = levers(groups)[rows] ** 2
             part = modes[rows]
             fit = np.linalg.solve(part.T @ (weight[:, None] * part), part.T * weight)
             out[6 * number : 6 * number + 6][:, rows] = modes[6 * number : 6 * number + 6] @ fit
@@ -166,10 +168,10 @@ def solve_level(
         Levenberg's, relative to the diagonal.
     """
     g = frame.gathered(gradient)
-    levers = _levers(frame.groups)
+    lengths = levers(frame.groups)
     held = settings.restraint == "auto" and frame.level > 0 and np.count_nonzero(~frame.tied) > 2
     known = np.asarray(spread if spread and held else (_START_SPREAD if held else _NO_SPREAD,) * 4)
-    precision = np.where(np.repeat(~frame.tied, 6), scale * levers**2 / np.tile(known[KINDS], len(frame.groups)) ** 2, 0.0)
+    precision = np.where(np.repeat(~frame.tied, 6), scale * lengths**2 / np.tile(known[KINDS], len(frame.groups)) ** 2, 0.0)
     data = frame.at_level(normal)
     matrix = _restrained(frame, data, precision)
     right = frame.pulled(g - precision * moved)
@@ -193,7 +195,7 @@ def _spreads(frame: LevelFrame, data: Floats, precision: Floats, moves: Floats, 
     free[frame.own] = True
     weights = np.where(free, precision, _FIXED * np.max(np.diag(data)))
     variances = np.linalg.inv(blocks + np.eye(6) * weights.reshape(n, 6, 1))[:, np.arange(6), np.arange(6)].ravel()
-    squares = (moves**2 + scale * variances) * _levers(frame.groups) ** 2
+    squares = (moves**2 + scale * variances) * levers(frame.groups) ** 2
     kinds, own = np.tile(KINDS, n), np.repeat(~frame.tied, 6)
     return tuple(max(_LEAST_SPREAD, float(np.sqrt(squares[own & (kinds == kind)].mean()))) for kind in range(4))
 
@@ -262,22 +264,29 @@ class Uncertainty:
     projector: Floats
 
 
-def uncertainty(frame: LevelFrame, solution: Solution) -> Uncertainty:
+def uncertainty(frame: LevelFrame, normal: Floats, solution: Solution, prior: Floats) -> Uncertainty:
     """Return the variances of a level's moves.
 
-    With N the information of the data, Λ the restraint and V = (N + Λ)⁻¹, the errors of measurement alone give V N V = V - V Λ V;
-    half the data has twice the variance, the difference of two halves four times. Movements of the whole are what least squares on
-    the groups' moves (mm, turns times the group's reach) finds; the whole detector has no others.
+    ``normal`` is of the finest groups; ``prior`` (6 groups, 6 groups) is the covariance that the levels above give the moves: the
+    level's own restraint counts from there, as if that were known. With N the information of the data, P the covariance of
+    both and Λ the restraint, moves have (N + P⁻¹)⁻¹; V = (N + Λ)⁻¹ are those of the half-sets' solutions, in which errors of
+    measurement alone give V N V = V - V Λ V; half the data has twice the variance, the difference of two halves four times.
+    Movements of the whole are what least squares on the groups' moves (mm, turns times the group's reach) finds; the whole
+    detector has no others.
     """
-    levers, n = _levers(frame.groups), len(frame.stop)
+    lengths, n = levers(frame.groups), len(frame.stop)
     projector = np.eye(n)
     if len(frame.groups) > 1:
-        modes = frame.modes * levers[:, None]
+        modes = frame.modes * lengths[:, None]
         projector -= modes @ np.linalg.solve(modes.T @ modes, modes.T)
-        projector *= levers[None, :] / levers[:, None]
+        projector *= lengths[None, :] / lengths[:, None]
     v = frame.spread_out(_inverse(solution.matrix))
     inside = projector @ v
-    internal = np.sum(inside * projector, axis=1)
-    restrained = inside**2 @ solution.precision
-    variances = [np.maximum(0.0, x) for x in (np.diag(v), internal, 4.0 * (internal - restrained))]
+    halves = 4.0 * (np.sum(inside * projector, axis=1) - inside**2 @ solution.precision)
+    if np.any(prior) and np.all(solution.precision[frame.own] > 0.0):
+        own = np.diag(1.0 / solution.precision[frame.own]) + prior[np.ix_(frame.own, frame.own)]
+        data = _stopped(frame.narrowed(frame.at_level(normal)), frame.pulled(frame.stop))
+        v = frame.spread_out(_inverse(data + _inverse(own)))
+    internal = np.sum((projector @ v) * projector, axis=1)
+    variances = [np.maximum(0.0, x) for x in (np.diag(v), internal, halves)]
     return Uncertainty(variances[0], variances[1], variances[2], projector)

@@ -34,9 +34,10 @@ class Step:
 class LevelOutcome:
     """The end of one level.
 
-    Arrays of moves are (group, 6) mm and radians, see `xfelproc.geometry.hierarchy`: ``moves`` from where the level began, their
-    ``sigma``, and ``sigma_internal`` without movements of the whole; ``half_difference`` is even minus odd half-set,
-    ``half_sigma`` the standard deviation that it should have. ``tied`` groups follow the others of the group above.
+    Arrays of moves are (group, 6) mm and radians, see `xfelproc.geometry.hierarchy`: ``moves`` from where the groups would be if
+    they had only followed the level above from the origin, ``change`` from where the level began; the ``sigma`` of moves, and
+    ``sigma_internal`` without movements of the whole; ``half_difference`` is even minus odd half-set, ``half_sigma`` the standard
+    deviation that it should have. ``tied`` groups follow the others of the group above.
     """
 
     level: int
@@ -46,12 +47,15 @@ class LevelOutcome:
     n_spots: NDArray[np.int64]
     tied: NDArray[np.bool_]
     moves: Floats
+    change: Floats
     sigma: Floats
     sigma_internal: Floats
     half_difference: Floats
     half_sigma: Floats
     scale: float
     """Variance of the residuals by the variances given (chi-squared a degree of freedom)."""
+    spread: tuple[float, ...]
+    """Standard deviations (mm) that the groups' moves are seen to have; empty: they are free."""
     converged: bool
 
 
@@ -74,11 +78,18 @@ class MetrologyState:
     """Common σ of ΔΨ, radians; 0: not known yet."""
     spread: tuple[float, ...] = ()
     """How far groups move from the level above (mm): in the plane, along the normal, and by turns out of it and in it."""
+    origin: Detector | None = None
+    """Where the panels were before any refinement, if not at ``start``: the restraint of groups counts from there."""
     level_start: Detector | None = None
+    """Where the level's groups would be if they had only followed the level above from the origin."""
+    level_entry: Detector | None = None
+    """Where the level began."""
     accepted: Detector | None = None
     accepted_loss: float = float("nan")
     step: Floats = field(default_factory=lambda: np.zeros(0))
     """Moves of the level's groups that led from ``accepted`` to ``detector``."""
+    restraint: tuple[float, float] = (0.0, 0.0)
+    """First and second derivative of the restraint's loss along the whole step."""
     trials: int = 0
     """Steps shortened in a row."""
     passes: int = 0
@@ -115,8 +126,8 @@ class MetrologyState:
 
     @property
     def significance(self) -> float:
-        """Root mean square over all free moves of the move by its standard deviation: about 1 if the detector was right already."""
-        parts = [(level.moves / np.where(level.sigma > 0, level.sigma, np.inf))[~level.tied].ravel() for level in self.outcomes]
+        """Root mean square over all free moves of change by standard deviation: about 1 if the detector was right already."""
+        parts = [(level.change / np.where(level.sigma > 0, level.sigma, np.inf))[~level.tied].ravel() for level in self.outcomes]
         moves = np.concatenate(parts) if parts else np.zeros(0)
         moves = moves[moves != 0.0]
         return float(np.sqrt(np.mean(moves**2))) if len(moves) else 0.0
