@@ -32,6 +32,8 @@ _RESTART = 60.0
 _CLOSE = 5.0
 """Seconds a cluster gets to end by itself."""
 _LOGGERS = ("distributed", "tornado", "asyncio", "dask_jobqueue")
+_LEAN = {"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "5s"}
+"""Dask's own watching of its workers, which nobody reads here: it would take their time a hundred times a second."""
 
 
 class DaskExecutor(Executor):
@@ -295,5 +297,5 @@ def _configure(log: Path) -> None:
         "loggers": {name: {"level": "WARNING", "handlers": ["file"], "propagate": False} for name in _LOGGERS},
     }
     log.parent.mkdir(parents=True, exist_ok=True)
-    dask.config.set({"logging": quiet, "distributed.scheduler.allowed-failures": 0})
+    dask.config.set({"logging": quiet, "distributed.scheduler.allowed-failures": 0, **_LEAN})
     logging.config.dictConfig(quiet)
