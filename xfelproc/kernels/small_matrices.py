@@ -71,6 +71,41 @@ def polar3(m: Doubles, out: Doubles) -> None:
 
 
 @njit(cache=True, nogil=True)
+def cholesky(matrix: Doubles, n: int) -> bool:
+    """Replace the lower triangle of a matrix by its Cholesky factor; return whether it is positive definite."""
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            if i == j:
+                if not total > 0.0:
+                    return False
+                matrix[i, i] = math.sqrt(total)
+            else:
+                matrix[i, j] = total / matrix[j, j]
+    return True
+
+
+@njit(cache=True, nogil=True)
+def solve_lower(factor: Doubles, vector: Doubles, n: int) -> None:
+    """Solve L x = b in place."""
+    for i in range(n):
+        for k in range(i):
+            vector[i] -= factor[i, k] * vector[k]
+        vector[i] /= factor[i, i]
+
+
+@njit(cache=True, nogil=True)
+def solve_upper(factor: Doubles, vector: Doubles, n: int) -> None:
+    """Solve Lᵀ x = b in place."""
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            vector[i] -= factor[k, i] * vector[k]
+        vector[i] /= factor[i, i]
+
+
+@njit(cache=True, nogil=True)
 def solve_spd(matrix: Doubles, vector: Doubles) -> bool:
     """Solve a symmetric positive definite system in place (Cholesky on the matrix scaled to a unit diagonal)."""
     n = vector.shape[0]
@@ -84,25 +119,10 @@ def solve_spd(matrix: Doubles, vector: Doubles) -> bool:
         for j in range(n):
             matrix[i, j] *= scale[i] * scale[j]
         matrix[i, i] += 1e-10
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= matrix[i, k] * matrix[j, k]
-            if i == j:
-                if total <= 0.0:
-                    return False
-                matrix[i, i] = np.sqrt(total)
-            else:
-                matrix[i, j] = total / matrix[j, j]
-    for i in range(n):
-        for k in range(i):
-            vector[i] -= matrix[i, k] * vector[k]
-        vector[i] /= matrix[i, i]
-    for i in range(n - 1, -1, -1):
-        for k in range(i + 1, n):
-            vector[i] -= matrix[k, i] * vector[k]
-        vector[i] /= matrix[i, i]
+    if not cholesky(matrix, n):
+        return False
+    solve_lower(matrix, vector, n)
+    solve_upper(matrix, vector, n)
     for i in range(n):
         vector[i] *= scale[i]
     return True

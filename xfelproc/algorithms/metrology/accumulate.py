@@ -14,6 +14,7 @@ from xfelproc.algorithms.metrology.state import MetrologyState
 from xfelproc.geometry.hierarchy import group_of_panel, groups_of
 from xfelproc.geometry.prediction import pack_detector
 from xfelproc.kernels import metrology as kernel
+from xfelproc.kernels.robust import BINS_AN_OCTAVE, FIRST_OCTAVE, N_BINS
 
 Partial = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
@@ -29,8 +30,8 @@ def empty_partial(n_groups: int, n_panels: int) -> Partial:
         "gradient": np.zeros((2, n)),
         "totals": np.zeros((2, kernel.N_TOTALS)),
         "statistics": np.zeros((n_panels, kernel.N_STATISTICS)),
-        "histogram": np.zeros((n_panels, kernel.N_BINS), dtype=np.int64),
-        "psi_histogram": np.zeros(kernel.N_BINS, dtype=np.int64),
+        "histogram": np.zeros((n_panels, N_BINS), dtype=np.int64),
+        "psi_histogram": np.zeros(N_BINS, dtype=np.int64),
     }
 
 
@@ -110,7 +111,7 @@ def unpacked(packed: Floats) -> Floats:
 
 
 def quantile_of(histogram: NDArray[np.int64], fraction: float = 0.5) -> float:
-    """Return a quantile of the values that a histogram of `xfelproc.kernels.metrology.bin_of` counts; NaN if there are none."""
+    """Return a quantile of the values that a histogram of `xfelproc.kernels.robust.bin_of` counts; NaN if there are none."""
     total = int(histogram.sum())
     if total == 0:
         return float("nan")
@@ -118,4 +119,4 @@ def quantile_of(histogram: NDArray[np.int64], fraction: float = 0.5) -> float:
     number = int(np.searchsorted(sums, fraction * total))
     below = int(sums[number - 1]) if number else 0
     place = number + (fraction * total - below) / max(1, int(histogram[number]))
-    return float(2.0 ** (kernel.FIRST_OCTAVE + place / kernel.BINS_AN_OCTAVE))
+    return float(2.0 ** (FIRST_OCTAVE + place / BINS_AN_OCTAVE))

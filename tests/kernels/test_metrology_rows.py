@@ -1,4 +1,4 @@
-"""Positions and derivatives of metrology's kernel against the pixel path of `xfelproc.geometry` and finite differences of it."""
+"""Positions and derivatives of metrology's rows against the pixel path of `xfelproc.geometry` and finite differences of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xfelproc.geometry.constraints import constrain, metric_basis
 from xfelproc.geometry.detector import mm_to_pixel
 from xfelproc.geometry.hierarchy import apply_moves, groups_of
 from xfelproc.geometry.prediction import pack_detector
-from xfelproc.kernels import metrology as kernel
+from xfelproc.kernels import metrology_rows as kernel
 from xfelproc.models.experiment import Detector
 
 RADIUS = 1.0 / BEAM.wavelength
@@ -111,14 +111,3 @@ def test_group_derivatives(level: int) -> None:
                 moves[number, j] = sign * 1e-5
                 ends.append(positions(apply_moves(detector, groups, moves), panel, A, hkl)[:2])
             assert rows[:, j] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-5 * np.abs(rows).max())
-
-
-@pytest.mark.parametrize("kind", [0, 1, 2])
-def test_weights_are_derivatives_of_the_loss(kind: int) -> None:
-    for residual in (0.1, 0.9, 2.0, 3.5):
-        bound = 2.5
-        weight, _ = kernel.robust(residual**2, bound, kind)
-        losses = [kernel.robust((residual + d) ** 2, bound, kind)[1] for d in (1e-6, -1e-6)]
-        assert weight * residual == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-6)
-        slopes = [kernel.robust((residual + d) ** 2, bound, kind)[0] * (residual + d) for d in (1e-6, -1e-6)]
-        assert kernel.influence_slope(residual**2, bound, kind, 1.0) == pytest.approx((slopes[0] - slopes[1]) / 2e-6, abs=1e-5)

@@ -1,0 +1,185 @@
+"""Metrology: the local parameters of one lattice (a turn, and the amplitudes of its cell's free strains) and their equations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from xfelproc.kernels.metrology_rows import local_rows, onto_panel, onto_sphere
+from xfelproc.kernels.robust import robust
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+TURN_RIDGE = 1.0
+"""1/radian²: keeps the turn of a crystal of two spots finite."""
+
+
+@njit(cache=True, nogil=True)
+def strains_of(a: Floats, basis: Floats, n: int, out: Floats) -> None:
+    """Write ½ A⁻ᵀ E for ``n`` directions E of the reciprocal metric: the changes of A that keep the symmetry."""
+    inverse = np.linalg.inv(a)
+    for j in range(n):
+        for r in range(3):
+            for c in range(3):
+                total = 0.0
+                for m in range(3):
+                    total += inverse[m, r] * basis[j, m, c]
+                out[j, r, c] = 0.5 * total
+
+
+@njit(cache=True, nogil=True)
+def symmetrize(a: Floats, basis: Floats, n: int) -> Floats:
+    """Return A strained, not turned, until its metric is one of ``n`` directions ``basis``: A += ½ A⁻ᵀ ΔG*."""
+    out = a.copy()
+    for _ in range(4):
+        metric = out.T @ out
+        change = -metric
+        for j in range(n):
+            change += np.sum(metric * basis[j]) * basis[j]
+        out += 0.5 * (np.linalg.inv(out).T @ change)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def move_lattice(a: Floats, step: Floats, strain: Floats, n_strain: int) -> Floats:
+    """Return A strained by amplitudes ``step[3:]`` and then turned by ``step[:3]`` (radians; Rodrigues)."""
+    strained = a.copy()
+    for j in range(n_strain):
+        strained += step[3 + j] * strain[j]
+    x, y, z = step[0], step[1], step[2]
+    angle = math.sqrt(x * x + y * y + z * z)
+    sine = math.sin(angle) / angle if angle > 1e-9 else 1.0
+    versine = (1.0 - math.cos(angle)) / (angle * angle) if angle > 1e-4 else 0.5
+    out = np.empty((3, 3))
+    for c in range(3):
+        u, v, w = strained[0, c], strained[1, c], strained[2, c]
+        p, q, r = y * w - z * v, z * u - x * w, x * v - y * u
+        out[0, c] = u + sine * p + versine * (y * r - z * q)
+        out[1, c] = v + sine * q + versine * (z * p - x * r)
+        out[2, c] = w + sine * r + versine * (x * q - y * p)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def cell_weight(metric: Floats, basis: Floats, n: int, sigma: float, out: Floats) -> None:
+    """Write the weight (n, n) of the cell's restraint: relative standard deviation ``sigma`` of the strain ½ G*⁻¹ ΔG*."""
+    inverse = np.linalg.inv(metric)
+    for i in range(n):
+        left = inverse @ basis[i]
+        for j in range(n):
+            product = left @ (inverse @ basis[j])
+            out[i, j] = 0.25 * (product[0, 0] + product[1, 1] + product[2, 2]) / (sigma * sigma)
+
+
+@njit(cache=True, nogil=True)
+def restrain(
+    a: Floats, metric: Floats, basis: Floats, n: int, weight: Floats, normal: Floats, right: Floats, away: Floats
+) -> float:
+    """Add the restraint of the cell to the local equations; return its loss."""
+    change = a.T @ a - metric
+    for j in range(n):
+        away[j] = np.sum(change * basis[j])
+    loss = 0.0
+    for i in range(n):
+        pull = 0.0
+        for j in range(n):
+            normal[3 + i, 3 + j] += weight[i, j]
+            pull += weight[i, j] * away[j]
+        right[3 + i] -= pull
+        loss += 0.5 * pull * away[i]
+    for r in range(3):
+        normal[r, r] += TURN_RIDGE
+    return loss
+
+
+@njit(cache=True, nogil=True)
+def psi_spread(
+    a: Floats, hkl: Ints, first: int, last: int, beam: Floats, radius: float, ray: Floats, q: Floats, scratch: Floats
+) -> float:
+    """Return the σ (radians) of ΔΨ of a lattice as it is: from its median, for as many degrees of freedom as it has."""
+    count = 0
+    for i in range(first, last):
+        for r in range(3):
+            q[r] = a[r, 0] * hkl[i, 0] + a[r, 1] * hkl[i, 1] + a[r, 2] * hkl[i, 2]
+        psi = onto_sphere(q, beam, radius, True, ray)
+        if not math.isnan(psi):
+            scratch[count] = abs(psi)
+            count += 1
+    if count == 0:
+        return math.nan
+    freedom = max(1.0, count - 2.0)  # two of the three turns bear on ΔΨ
+    return 1.4826 * float(np.median(scratch[:count])) * math.sqrt(count / freedom)
+
+
+@njit(cache=True, nogil=True)
+def evaluate(
+    a: Floats,
+    hkl: Ints,
+    panel: Ints,
+    observed: Floats,
+    geometry: Floats,
+    bounds: Floats,
+    first: int,
+    last: int,
+    strain: Floats,
+    n_strain: int,
+    beam: Floats,
+    radius: float,
+    psi_sigma: float,
+    settings: Floats,
+    q: Floats,
+    gradient: Floats,
+    rays: Floats,
+    spots: Floats,
+    rows: Floats,
+    residual: Floats,
+    weights: Floats,
+    normal: Floats,
+    right: Floats,
+) -> float:
+    """Predict the spots of a lattice, write the local normal equations, and return the loss.
+
+    ``weights`` (n, 5): of fast, slow (1/px²) and ΔΨ (1/radian²), then the squared normalised residuals of position and ΔΨ.
+    """
+    p = 3 + n_strain
+    normal[:p, :p] = 0.0
+    right[:p] = 0.0
+    kind, floor2 = int(settings[1]), settings[2] * settings[2]
+    loss = 0.0
+    for i in range(first, last):
+        n = i - first
+        for r in range(3):
+            q[r] = a[r, 0] * hkl[i, 0] + a[r, 1] * hkl[i, 1] + a[r, 2] * hkl[i, 2]
+        psi = onto_sphere(q, beam, radius, settings[0] > 0.0, rays[n])
+        bound = bounds[panel[i]]
+        if math.isnan(psi) or not onto_panel(geometry[panel[i]], rays[n], spots[n]):
+            weights[n, :3] = 0.0
+            weights[n, 3] = weights[n, 4] = math.inf
+            residual[n] = math.nan
+            continue
+        residual[n, 0] = observed[i, 0] - spots[n, 0]
+        residual[n, 1] = observed[i, 1] - spots[n, 1]
+        residual[n, 2] = -psi
+        w0, w1 = 1.0 / (observed[i, 2] + floor2), 1.0 / (observed[i, 3] + floor2)
+        square = residual[n, 0] ** 2 * w0 + residual[n, 1] ** 2 * w1
+        weight, part = robust(square, bound, kind)
+        loss += part
+        square_psi = (psi / psi_sigma) ** 2
+        weight_psi, part = robust(square_psi, bounds[-1], kind)
+        loss += part
+        weights[n, 0], weights[n, 1], weights[n, 2] = weight * w0, weight * w1, weight_psi / (psi_sigma * psi_sigma)
+        weights[n, 3], weights[n, 4] = square, square_psi
+        local_rows(q, hkl[i], strain, n_strain, beam, radius, rays[n], spots[n], gradient, rows[n])
+        for j in range(p):
+            j0, j1, j2 = weights[n, 0] * rows[n, 0, j], weights[n, 1] * rows[n, 1, j], weights[n, 2] * rows[n, 2, j]
+            right[j] += j0 * residual[n, 0] + j1 * residual[n, 1] + j2 * residual[n, 2]
+            for m in range(j + 1):
+                normal[j, m] += j0 * rows[n, 0, m] + j1 * rows[n, 1, m] + j2 * rows[n, 2, m]
+    for j in range(p):
+        for m in range(j):
+            normal[m, j] = normal[j, m]
+    return loss

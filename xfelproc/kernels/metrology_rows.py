@@ -1,0 +1,167 @@
+"""Where the reflections of a lattice are recorded, and how that changes with the lattice and with the panels' places."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from xfelproc.kernels.geometry import mean_path
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+@njit(cache=True, nogil=True)
+def onto_sphere(q: Floats, beam: Floats, radius: float, turn: bool, ray: Floats) -> float:
+    """Write where the reflection of lattice point ``q`` goes, and how that changes with q; return ΔΨ (radians; NaN: nowhere).
+
+    With ``turn`` the point is turned on the sphere about q × s0, at its |q|: the blocks of the crystal are turned (mosaic spread);
+    else it is met along s0 + q: the point is extended (small domains). ``beam`` is the unit vector of travel.
+
+    ``ray`` (15): unit vector u of the ray (0-2), e (3-5), tangent t (6-8), p (9-11), du = t (p·dq) + κ e (e·dq); κ (12); and the
+    coefficients of dΔΨ = (m0 c + m1 beam)·dq + m2 q·dq with c the direction of q across the beam: written out as vector by
+    `psi_gradient` from (13) |q across| and (14) q along.
+    """
+    along = q[0] * beam[0] + q[1] * beam[1] + q[2] * beam[2]
+    square = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
+    cx, cy, cz = q[0] - along * beam[0], q[1] - along * beam[1], q[2] - along * beam[2]
+    across = math.sqrt(cx * cx + cy * cy + cz * cz)
+    a = 0.5 * square / radius
+    b2 = square - a * a
+    if across <= 0.0 or b2 <= 0.0:
+        return math.nan
+    b = math.sqrt(b2)
+    cx /= across
+    cy /= across
+    cz /= across
+    ray[3] = beam[1] * cz - beam[2] * cy
+    ray[4] = beam[2] * cx - beam[0] * cz
+    ray[5] = beam[0] * cy - beam[1] * cx
+    if turn:
+        forward, side = (radius - a) / radius, b / radius
+        slope = (radius - a) / (radius * b)
+        ray[6] = (slope * cx - beam[0] / radius) / radius
+        ray[7] = (slope * cy - beam[1] / radius) / radius
+        ray[8] = (slope * cz - beam[2] / radius) / radius
+        ray[9], ray[10], ray[11] = q[0], q[1], q[2]
+        ray[12] = side / across
+    else:
+        norm = math.sqrt((radius + along) ** 2 + across * across)
+        forward, side = (radius + along) / norm, across / norm
+        ray[9] = (forward * cx - side * beam[0]) / norm
+        ray[10] = (forward * cy - side * beam[1]) / norm
+        ray[11] = (forward * cz - side * beam[2]) / norm
+        ray[6], ray[7], ray[8] = ray[9] * norm, ray[10] * norm, ray[11] * norm
+        ray[12] = 1.0 / norm
+    ray[0] = forward * beam[0] + side * cx
+    ray[1] = forward * beam[1] + side * cy
+    ray[2] = forward * beam[2] + side * cz
+    ray[13], ray[14] = across, along
+    return math.atan2(across, -along) - math.atan2(b, a)
+
+
+@njit(cache=True, nogil=True)
+def psi_gradient(q: Floats, beam: Floats, radius: float, ray: Floats, out: Floats) -> None:
+    """Write dΔΨ/dq (3) of the point that `onto_sphere` was given."""
+    across, along = ray[13], ray[14]
+    square = across * across + along * along
+    a = 0.5 * square / radius
+    b = math.sqrt(square - a * a)
+    for r in range(3):
+        c = (q[r] - along * beam[r]) / across
+        out[r] = (-along * c + across * beam[r] + a / b * q[r]) / square
+
+
+@njit(cache=True, nogil=True)
+def onto_panel(g: Floats, ray: Floats, out: Floats) -> bool:
+    """Write pixel coordinates of a ray on packed panel ``g`` and their derivatives; return whether it meets the panel's plane.
+
+    ``out`` (20): fast, slow (0, 1), their derivatives with respect to the ray's unit vector (2-7), to the panel's translation along
+    the laboratory's axes (8-13, px/mm) and to its turns about them at the point that is met (14-19, px/radian: parallax alone).
+    """
+    x, y, z = ray[0], ray[1], ray[2]
+    along = g[6] * x + g[7] * y + g[8] * z
+    if along * g[12] <= 0.0:
+        return False
+    scale = g[12] / along
+    path, slope = mean_path(g[17], g[18], abs(along))
+    if along < 0.0:
+        slope = -slope
+    for axis in range(2):
+        f0, f1, f2 = g[3 * axis], g[3 * axis + 1], g[3 * axis + 2]
+        f_u = f0 * x + f1 * y + f2 * z
+        offset = f0 * g[9] + f1 * g[10] + f2 * g[11]
+        pixel = 1.0 / g[13 + axis]
+        out[axis] = (scale * f_u - offset + path * f_u) * pixel
+        onto = (slope - scale / along) * f_u
+        out[2 + 3 * axis] = ((scale + path) * f0 + onto * g[6]) * pixel
+        out[3 + 3 * axis] = ((scale + path) * f1 + onto * g[7]) * pixel
+        out[4 + 3 * axis] = ((scale + path) * f2 + onto * g[8]) * pixel
+        slip = f_u / along
+        out[8 + 3 * axis] = (slip * g[6] - f0) * pixel
+        out[9 + 3 * axis] = (slip * g[7] - f1) * pixel
+        out[10 + 3 * axis] = (slip * g[8] - f2) * pixel
+        lean = slope * f_u * pixel
+        path_px = path * pixel
+        out[14 + 3 * axis] = path_px * (f1 * z - f2 * y) + lean * (g[7] * z - g[8] * y)
+        out[15 + 3 * axis] = path_px * (f2 * x - f0 * z) + lean * (g[8] * x - g[6] * z)
+        out[16 + 3 * axis] = path_px * (f0 * y - f1 * x) + lean * (g[6] * y - g[7] * x)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def local_rows(
+    q: Floats,
+    h: Ints,
+    strain: Floats,
+    n_strain: int,
+    beam: Floats,
+    radius: float,
+    ray: Floats,
+    spot: Floats,
+    gradient: Floats,
+    rows: Floats,
+) -> None:
+    """Write derivatives (3, 3 + strains) of fast, slow (px) and ΔΨ (radians) to the crystal's turn and strains."""
+    psi_gradient(q, beam, radius, ray, gradient)
+    k = ray[12]
+    t0 = spot[2] * ray[6] + spot[3] * ray[7] + spot[4] * ray[8]
+    t1 = spot[5] * ray[6] + spot[6] * ray[7] + spot[7] * ray[8]
+    e0 = k * (spot[2] * ray[3] + spot[3] * ray[4] + spot[4] * ray[5])
+    e1 = k * (spot[5] * ray[3] + spot[6] * ray[4] + spot[7] * ray[5])
+    for j in range(3 + n_strain):
+        if j == 0:
+            x, y, z = 0.0, -q[2], q[1]
+        elif j == 1:
+            x, y, z = q[2], 0.0, -q[0]
+        elif j == 2:
+            x, y, z = -q[1], q[0], 0.0
+        else:
+            s = strain[j - 3]
+            x = s[0, 0] * h[0] + s[0, 1] * h[1] + s[0, 2] * h[2]
+            y = s[1, 0] * h[0] + s[1, 1] * h[1] + s[1, 2] * h[2]
+            z = s[2, 0] * h[0] + s[2, 1] * h[1] + s[2, 2] * h[2]
+        radial = ray[9] * x + ray[10] * y + ray[11] * z
+        sideways = ray[3] * x + ray[4] * y + ray[5] * z
+        rows[0, j] = t0 * radial + e0 * sideways
+        rows[1, j] = t1 * radial + e1 * sideways
+        rows[2, j] = gradient[0] * x + gradient[1] * y + gradient[2] * z
+
+
+@njit(cache=True, nogil=True)
+def group_rows(frame: Floats, g: Floats, ray: Floats, spot: Floats, rows: Floats, column: int) -> None:
+    """Write derivatives of fast, slow to the six moves of the panel's group (``frame``: axes as rows 0-8, centre 9-11)."""
+    scale = g[12] / (g[6] * ray[0] + g[7] * ray[1] + g[8] * ray[2])
+    x, y, z = scale * ray[0] - frame[9], scale * ray[1] - frame[10], scale * ray[2] - frame[11]
+    for axis in range(2):
+        t0, t1, t2 = spot[8 + 3 * axis], spot[9 + 3 * axis], spot[10 + 3 * axis]
+        r0 = y * t2 - z * t1 + spot[14 + 3 * axis]
+        r1 = z * t0 - x * t2 + spot[15 + 3 * axis]
+        r2 = x * t1 - y * t0 + spot[16 + 3 * axis]
+        for i in range(3):
+            f0, f1, f2 = frame[3 * i], frame[3 * i + 1], frame[3 * i + 2]
+            rows[axis, column + i] = f0 * t0 + f1 * t1 + f2 * t2
+            rows[axis, column + 3 + i] = f0 * r0 + f1 * r1 + f2 * r2
