@@ -210,6 +210,10 @@ class MergedTable(Table):
         Column("n_minus", "i4", "", "observations of them"),
         Column("half1", "f8", "", "merged intensity of the first half of the frames (NaN: none)"),
         Column("half2", "f8", "", "merged intensity of the second half"),
+        Column("sigma_half1", "f8", "", "standard deviation of half1"),
+        Column("sigma_half2", "f8", "", "standard deviation of half2"),
+        Column("n_half1", "i4", "", "observations of half1"),
+        Column("n_half2", "i4", "", "observations of half2"),
         Column("centric", "?", "", "centric reflection"),
         Column("free", "i4", "", "free-R flag: 0 is the test set"),
     )

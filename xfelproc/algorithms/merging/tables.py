@@ -94,6 +94,8 @@ def merged_rows(scaled: Scaled, group: gemmi.SpaceGroup, settings: Merge) -> Par
     value, sigma, count = _mean_of(scaled, everything)
     plus_value, plus_sigma, plus_count = _mean_of(scaled, plus)
     minus_value, minus_sigma, minus_count = _mean_of(scaled, ~plus)
+    half1, sigma_half1, n_half1 = _mean_of(scaled, ~second)
+    half2, sigma_half2, n_half2 = _mean_of(scaled, second)
     residual, total = absolute_residuals(columns.starts, columns.intensity, means.scale, columns.active, means.value)
     anomalous = np.full((len(count), 2), np.nan)
     if settings.anomalous:
@@ -110,8 +112,12 @@ def merged_rows(scaled: Scaled, group: gemmi.SpaceGroup, settings: Merge) -> Par
         "intensity_minus": minus_value,
         "sigma_minus": minus_sigma,
         "n_minus": minus_count,
-        "half1": _mean_of(scaled, ~second)[0],
-        "half2": _mean_of(scaled, second)[0],
+        "half1": half1,
+        "half2": half2,
+        "sigma_half1": sigma_half1,
+        "sigma_half2": sigma_half2,
+        "n_half1": n_half1,
+        "n_half2": n_half2,
         "centric": centric,
         "residual": residual,
         "total": total,
