@@ -83,9 +83,20 @@ def _asu_case(symbol: str) -> int:
 
 def to_asu(hkl: Indices, space_group: gemmi.SpaceGroup) -> tuple[Indices, NDArray[np.int32]]:
     """Return equivalents in CCP4's asymmetric unit, (n, 3), and isym: odd for I(+), even for I(-)."""
-    operators = np.array([np.array(op.rot) // op.DEN for op in space_group.operations().sym_ops], dtype=np.int32)
-    reduced, isym = map_to_asu(np.ascontiguousarray(hkl, dtype=np.int32), operators, _asu_case(space_group.xhm()))
+    reduced, isym = map_to_asu(np.ascontiguousarray(hkl, dtype=np.int32), *asu_operators(space_group))
     return reduced, isym
+
+
+def asu_operators(space_group: gemmi.SpaceGroup) -> tuple[Indices, int]:
+    """Return the rotations (m, 3, 3) of a space group and the case of its asymmetric unit, as the kernels want them.
+
+    Raises
+    ------
+    ConfigError
+        If the setting has an asymmetric unit of its own.
+    """
+    operators = np.array([np.array(op.rot) // op.DEN for op in space_group.operations().sym_ops], dtype=np.int32)
+    return operators, _asu_case(space_group.xhm())
 
 
 def pack(hkl: Indices) -> NDArray[np.int64]:
@@ -93,6 +104,13 @@ def pack(hkl: Indices) -> NDArray[np.int64]:
     wide = np.asarray(hkl, dtype=np.int64) + KEY_OFFSET
     packed: NDArray[np.int64] = (wide[:, 0] << 42) | (wide[:, 1] << 21) | wide[:, 2]
     return packed
+
+
+def unpack(keys: NDArray[np.int64]) -> Indices:
+    """Return the indices (n, 3) of `pack`."""
+    low = (1 << 21) - 1
+    wide = np.stack([keys >> 42, (keys >> 21) & low, keys & low], axis=-1) - KEY_OFFSET
+    return np.ascontiguousarray(wide, dtype=np.int32)
 
 
 def inverse_d2(hkl: Indices, cell: Sequence[float]) -> NDArray[np.float64]:

@@ -32,8 +32,11 @@ def _checksum(values: NDArray[Any]) -> int:
     return zlib.crc32(values.reshape(-1).view(np.uint8).data, crc)
 
 
-def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]]) -> None:
+def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]], plain: bool = False) -> None:
     """Publish a partial result.
+
+    ``plain`` arrays are neither compressed nor synced to the disk: for what is large, read again and again, and made anew after a
+    crash of the machine.
 
     Raises
     ------
@@ -43,7 +46,8 @@ def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]]) ->
     make_folder(path.parent)
     arrays = {name: np.asarray(values) for name, values in partial.items()}
     checksums = json.dumps({name: _checksum(values) for name, values in arrays.items()})
-    write_atomic(path, to_bytes({"format": FORMAT, "lineage": lineage, "crc32": checksums}, {}, arrays))
+    attributes = {"format": FORMAT, "lineage": lineage, "crc32": checksums}
+    write_atomic(path, to_bytes(attributes, {}, arrays, plain=plain), durable=not plain)
 
 
 def read_node(path: Path, names: Sequence[str] | None = None) -> tuple[str, Partial]:

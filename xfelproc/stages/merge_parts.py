@@ -71,6 +71,10 @@ class MergeJob:
         """Return where the observations of some shards are, of which ``first`` is the first."""
         return self.folder / "chunks" / f"{first:08d}.h5"
 
+    def leaf(self, first: int) -> Path:
+        """Return where the lattices of some shards are, of which ``first`` is the first."""
+        return self.folder / "leaves" / f"{first:08d}.h5"
+
     def unmerged(self, number: int) -> Path:
         """Return where the rows of a bucket for the unmerged MTZ are."""
         return self.folder / "unmerged" / f"{number:05d}.h5"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xfelproc.geometry.miller import (
     HOLOHEDRAL_GROUPS,
     Indices,
+    asu_operators,
     find_space_group,
     free_flags,
     holohedral_group,
@@ -19,12 +20,14 @@ from xfelproc.geometry.miller import (
     pack,
     possible_reflections,
     to_asu,
+    unpack,
 )
 
 __all__ = [
     "HOLOHEDRAL_GROUPS",
     "Indices",
     "Reduced",
+    "asu_operators",
     "find_space_group",
     "free_flags",
     "holohedral_group",
@@ -34,6 +37,7 @@ __all__ = [
     "possible_reflections",
     "reduce_indices",
     "to_asu",
+    "unpack",
 ]
 
 

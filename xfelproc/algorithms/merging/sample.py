@@ -37,9 +37,26 @@ ROUNDS = 8
 _UNUSED = ("polarization", "panel", "fast", "slow", "flags")
 
 
-def priorities(block: int, n_lattices: int) -> NDArray[np.uint64]:
-    """Return the priorities (n_lattices,) of the lattices of a block (a shard's number): small ones go into the sample."""
-    return mix((np.uint64(block) << np.uint64(24)) + np.arange(n_lattices, dtype=np.uint64))
+def priorities(block: int | NDArray[np.int64], lattice: int | NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the priorities (n,) of lattices: small ones go into the sample.
+
+    Parameters
+    ----------
+    block
+        Number of the shard, or (n,) of each lattice.
+    lattice
+        (n,) numbers of the lattices in their shards, or n: 0 ... n - 1.
+    """
+    number = np.arange(lattice) if isinstance(lattice, int) else lattice
+    return mix((np.asarray(block, dtype=np.uint64) << np.uint64(24)) + number.astype(np.uint64))
+
+
+def among_smallest(priority: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """Return which priorities are among the smallest ``share`` of all that are possible."""
+    if share >= 1.0:
+        return np.ones(len(priority), dtype=bool)
+    likely: NDArray[np.bool_] = priority < np.uint64(share * 2.0**64)
+    return likely
 
 
 @dataclass(frozen=True)
