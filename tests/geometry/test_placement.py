@@ -13,10 +13,10 @@ from xfelproc.geometry.placement import (
     alike,
     displacements,
     placement_of,
-    rigid_motion,
     same_place,
     seen_from,
     transferred,
+    whole_motion,
     with_placement,
 )
 from xfelproc.models.experiment import Detector, DetectorGroup, Panel, as_vector
@@ -85,10 +85,10 @@ def test_another_detector_does_not() -> None:
     assert transferred(other, before, after) is None
 
 
-def test_rigid_motion_is_that_of_moved() -> None:
+def test_whole_motion_is_that_of_moved() -> None:
     before = tiles()
     after = before.moved((0.3, -0.2, 1.0), (0.4, 0.1))
-    motion = rigid_motion(before, after)
+    motion = whole_motion(before, after)
     assert motion is not None
     points = before.d_matrices[:, :, 2]
     assert motion.points(points) == pytest.approx(after.d_matrices[:, :, 2], abs=1e-10)
@@ -102,7 +102,7 @@ def test_rays_are_seen_from_another_place(sensor: float) -> None:
     own, rng = tiles(sensor), np.random.default_rng(2)
     shift, tilt = np.array([0.2, -0.1, 0.5]), (0.2, -0.1)
     moved = own.moved(as_vector(shift), tilt)
-    motion = rigid_motion(own, moved)
+    motion = whole_motion(own, moved)
     assert motion is not None
     panel, pixels = rng.integers(0, 4, 50), rng.uniform(5, 75, (50, 2))
     found = seen_from(own, own, panel, pixels, np.tile(motion.turn, (50, 1, 1)), np.tile(motion.move, (50, 1)))

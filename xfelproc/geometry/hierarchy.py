@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from xfelproc.errors import ConfigError
 from xfelproc.geometry.cells import nearest_rotation, rotation_matrix
-from xfelproc.models.experiment import Beam, Detector, DetectorGroup, Panel, as_vector
+from xfelproc.geometry.motion import corners
+from xfelproc.models.experiment import Beam, Detector, DetectorGroup, Panel, carried
 
 Floats = NDArray[np.float64]
 MOVES = ("fast", "slow", "normal", "about_fast", "about_slow", "about_normal")
@@ -97,20 +98,10 @@ def _group(detector: Detector, node: DetectorGroup | int) -> PanelGroup:
     panels = (node,) if isinstance(node, int) else node.panels()
     fast, slow = np.asarray(frame.fast_axis), np.asarray(frame.slow_axis)
     axes = np.array([fast, slow, _cross(fast, slow)])
-    corners = _corners(detector, panels)
-    centre = corners.mean(axis=(0, 1))
-    reach = float(np.sqrt(np.mean(np.sum((corners - centre) ** 2, axis=2))))
+    points = corners(detector, panels)
+    centre = points.mean(axis=0)
+    reach = float(np.sqrt(np.mean(np.sum((points - centre) ** 2, axis=1))))
     return PanelGroup(frame.name or ("detector" if len(panels) > 1 else f"panel {panels[0]}"), panels, axes, centre, reach)
-
-
-def _corners(detector: Detector, panels: Sequence[int]) -> Floats:
-    """Return (panel, 4, 3) corners of panels, mm."""
-    rows = np.asarray(panels)
-    size = (detector.image_sizes * detector.pixel_sizes)[rows]
-    unit = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    xy = np.concatenate([unit[None] * size[:, None, :], np.ones((len(rows), 4, 1))], axis=2)
-    corners: Floats = np.einsum("pij,pcj->pci", detector.d_matrices[rows], xy)
-    return corners
 
 
 def _cross(u: Floats, v: Floats) -> Floats:
@@ -142,8 +133,7 @@ def apply_moves(detector: Detector, groups: Sequence[PanelGroup], moves: ArrayLi
     rigid = [_rigid(group, move) for group, move in zip(groups, parts, strict=True)]
     of_panel = group_of_panel(groups, len(detector))
     panels = tuple(
-        panel if number < 0 else _moved_panel(panel, *rigid[number])
-        for panel, number in zip(detector.panels, of_panel, strict=True)
+        panel if number < 0 else carried(panel, *rigid[number]) for panel, number in zip(detector.panels, of_panel, strict=True)
     )
     if detector.hierarchy is None:
         return Detector(panels)
@@ -156,36 +146,19 @@ def _rigid(group: PanelGroup, move: Floats) -> tuple[Floats, Floats]:
     return turn, group.centre + group.axes.T @ move[:3] - turn @ group.centre
 
 
-def _moved_panel(panel: Panel, turn: Floats, shift: Floats) -> Panel:
-    return replace(
-        panel,
-        fast_axis=as_vector(turn @ panel.fast_axis),
-        slow_axis=as_vector(turn @ panel.slow_axis),
-        origin=as_vector(turn @ panel.origin + shift),
-    )
-
-
 def _moved_node(node: DetectorGroup, of_panel: NDArray[np.int32], rigid: list[tuple[Floats, Floats]]) -> DetectorGroup:
     numbers = {int(of_panel[p]) for p in node.panels()}
     children = tuple(c if isinstance(c, int) else _moved_node(c, of_panel, rigid) for c in node.children)
-    if len(numbers) != 1 or -1 in numbers:
-        return replace(node, children=children)
-    turn, shift = rigid[numbers.pop()]
-    return DetectorGroup(
-        node.name,
-        children,
-        as_vector(turn @ node.fast_axis),
-        as_vector(turn @ node.slow_axis),
-        as_vector(turn @ node.origin + shift),
-    )
+    moved = node if len(numbers) != 1 or -1 in numbers else carried(node, *rigid[numbers.pop()])
+    return replace(moved, children=children)
 
 
 def moves_between(before: Detector, after: Detector, groups: Sequence[PanelGroup]) -> Floats:
     """Return (group, 6), mm and radians, the rigid moves of groups of ``before`` that bring their panels nearest to ``after``."""
     out = np.empty((len(groups), 6))
     for row, group in zip(out, groups, strict=True):
-        here = _corners(before, group.panels).reshape(-1, 3) - group.centre
-        there = _corners(after, group.panels).reshape(-1, 3)
+        here = corners(before, group.panels) - group.centre
+        there = corners(after, group.panels)
         middle = there.mean(axis=0)
         # corners of one panel lie in a plane: the axes give the third direction
         ends = np.concatenate([here, _normals(before, group.panels) * group.reach])

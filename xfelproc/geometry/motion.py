@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.models.experiment import Detector, DetectorGroup, Panel, as_vector
+from xfelproc.geometry.cells import nearest_rotation
+from xfelproc.models.experiment import Detector, DetectorGroup, carried
 
 Floats = NDArray[np.float64]
-T = TypeVar("T", Panel, DetectorGroup)
 
 
 def corners(detector: Detector, panels: Iterable[int]) -> Floats:
     """Return the corners (4 n, 3) of panels in the laboratory, mm: of each the origin, then along fast, slow, both."""
-    found = []
-    for number in panels:
-        extent = detector.image_sizes[number] * detector.pixel_sizes[number]
-        points = np.array([[0.0, 0.0, 1.0], [extent[0], 0.0, 1.0], [0.0, extent[1], 1.0], [extent[0], extent[1], 1.0]])
-        found.append(points @ detector.d_matrices[number].T)
-    return np.concatenate(found) if found else np.zeros((0, 3))
+    rows = np.fromiter(panels, dtype=np.int64)
+    size = detector.image_sizes[rows] * detector.pixel_sizes[rows]
+    unit = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    xy = np.concatenate([unit[None] * size[:, None, :], np.ones((len(rows), 4, 1))], axis=2)
+    points: Floats = np.einsum("pij,pcj->pci", detector.d_matrices[rows], xy)
+    return points.reshape(-1, 3)
 
 
 def rigid_motion(before: Floats, after: Floats) -> tuple[Floats, Floats]:
@@ -31,9 +30,7 @@ def rigid_motion(before: Floats, after: Floats) -> tuple[Floats, Floats]:
     After Kabsch (1976), Acta Cryst. A32, 922. Flat sets of points are allowed, those on one line are not.
     """
     middle, other = before.mean(axis=0), after.mean(axis=0)
-    u, _, vt = np.linalg.svd((before - middle).T @ (after - other))
-    sign = np.sign(np.linalg.det(vt.T @ u.T))
-    rotation: Floats = vt.T @ np.diag([1.0, 1.0, sign]) @ u.T
+    rotation = nearest_rotation((after - other).T @ (before - middle))
     return rotation, other - rotation @ middle
 
 
@@ -77,22 +74,13 @@ def with_motions(detector: Detector, nodes: Sequence[DetectorGroup | int], motio
     """
     by_panel = {panel: motion for node, motion in zip(nodes, motions, strict=True) for panel in panels_of(node)}
     by_group = {id(node): motion for node, motion in zip(nodes, motions, strict=True)}
-    moved = Detector(tuple(_moved(panel, *by_panel[i]) if i in by_panel else panel for i, panel in enumerate(detector.panels)))
+    moved = Detector(tuple(carried(panel, *by_panel[i]) if i in by_panel else panel for i, panel in enumerate(detector.panels)))
 
     def walk(group: DetectorGroup, motion: tuple[Floats, Floats] | None) -> DetectorGroup:
         motion = by_group.get(id(group), motion)
         children = tuple(child if isinstance(child, int) else walk(child, motion) for child in group.children)
         if motion is None:  # a frame above the nodes
             motion = rigid_motion(corners(detector, group.panels()), corners(moved, group.panels()))
-        return _moved(replace(group, children=children), *motion)
+        return carried(replace(group, children=children), *motion)
 
     return moved if detector.hierarchy is None else Detector(moved.panels, walk(detector.hierarchy, None))
-
-
-def _moved(item: T, rotation: Floats, translation: Floats) -> T:
-    return replace(
-        item,
-        fast_axis=as_vector(rotation @ item.fast_axis),
-        slow_axis=as_vector(rotation @ item.slow_axis),
-        origin=as_vector(rotation @ item.origin + translation),
-    )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xfelproc.geometry.detector import mm_to_lab, mm_to_pixel, pixel_to_mm
-from xfelproc.models.experiment import Detector, DetectorGroup, Panel, as_vector
+from xfelproc.geometry.motion import corners, rigid_motion
+from xfelproc.models.experiment import Detector, DetectorGroup, Panel, as_vector, carried, carried_tree
 
 Floats = NDArray[np.float64]
 
@@ -89,28 +90,16 @@ def same_place(first: Detector, second: Detector) -> bool:
     return first is second or bool(np.max(np.abs(first.d_matrices - second.d_matrices)) <= SAME)
 
 
-def rigid_motion(first: Detector, second: Detector) -> Motion | None:
-    """Return the motion that takes one detector as a whole to the place of another; None if there is none.
-
-    Least squares over three corners of each panel (Kabsch 1976, Acta Cryst. A32, 922).
-    """
+def whole_motion(first: Detector, second: Detector) -> Motion | None:
+    """Return the motion that takes one detector as a whole to the place of another; None if there is none."""
     if not alike(first, second):
         return None
     if same_place(first, second):
         return Motion(np.eye(3), np.zeros(3))
-    a, b = _corners(first), _corners(second)
-    middle_a, middle_b = a.mean(axis=0), b.mean(axis=0)
-    u, _, vt = np.linalg.svd((b - middle_b).T @ (a - middle_a))
-    turn = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-    motion = Motion(turn, middle_b - turn @ middle_a)
+    a, b = corners(first, range(len(first))), corners(second, range(len(second)))
+    motion = Motion(*rigid_motion(a, b))
     off = float(np.max(np.linalg.norm(motion.points(a) - b, axis=1)))
     return motion if off <= RIGID else None
-
-
-def _corners(detector: Detector) -> Floats:
-    d, size = detector.d_matrices, detector.image_sizes * detector.pixel_sizes
-    parts = [d[:, :, 2] + x * size[:, :1] * d[:, :, 0] + y * size[:, 1:] * d[:, :, 1] for x, y in ((0, 0), (1, 0), (0, 1))]
-    return np.concatenate(parts)
 
 
 def transferred(detector: Detector, before: Detector, after: Detector) -> Detector | None:
@@ -118,28 +107,18 @@ def transferred(detector: Detector, before: Detector, after: Detector) -> Detect
 
     What is no place (trusted range, gain, mask, sensor) stays the detector's own.
     """
-    motion = rigid_motion(before, detector)
+    motion = whole_motion(before, detector)
     if motion is None:
         return None
     still = bool(np.all(motion.turn == np.eye(3)) and not motion.move.any())
     tree = after.hierarchy
     panels = tuple(_like(own, new, None if still else motion) for own, new in zip(detector.panels, after.panels, strict=True))
-    return Detector(panels, tree if tree is None or still else _moved_group(tree, motion))
-
-
-def _moved_axes(item: Panel | DetectorGroup, motion: Motion) -> tuple[Any, Any, Any]:
-    fast, slow = motion.turn @ item.fast_axis, motion.turn @ item.slow_axis
-    return as_vector(fast), as_vector(slow), as_vector(motion.turn @ item.origin + motion.move)
+    return Detector(panels, tree if tree is None or still else carried_tree(tree, motion.turn, motion.move))
 
 
 def _like(own: Panel, new: Panel, motion: Motion | None) -> Panel:
-    fast, slow, origin = (new.fast_axis, new.slow_axis, new.origin) if motion is None else _moved_axes(new, motion)
-    return replace(own, fast_axis=fast, slow_axis=slow, origin=origin)
-
-
-def _moved_group(group: DetectorGroup, motion: Motion) -> DetectorGroup:
-    children = tuple(c if isinstance(c, int) else _moved_group(c, motion) for c in group.children)
-    return DetectorGroup(group.name, children, *_moved_axes(group, motion))
+    there = new if motion is None else carried(new, motion.turn, motion.move)
+    return replace(own, fast_axis=there.fast_axis, slow_axis=there.slow_axis, origin=there.origin)
 
 
 def displacements(before: Detector, after: Detector) -> Floats:

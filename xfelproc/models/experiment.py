@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,9 @@ class DetectorGroup:
         for child in self.children:
             found.extend((child,) if isinstance(child, int) else child.panels())
         return tuple(found)
+
+
+Carried = TypeVar("Carried", Panel, DetectorGroup)
 
 
 @dataclass(frozen=True)
@@ -147,23 +151,24 @@ class Detector:
         cross = np.array([[0.0, 0.0, y], [0.0, 0.0, -x], [-y, x, 0.0]])
         turn = np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)  # Rodrigues
         move = self.centre + shift - turn @ self.centre
-        panels = []
-        for p in self.panels:
-            fast, slow, origin = _moved_frame(p, turn, move)
-            panels.append(replace(p, fast_axis=fast, slow_axis=slow, origin=origin))
-        return Detector(tuple(panels), None if self.hierarchy is None else _move_group(self.hierarchy, turn, move))
+        panels = tuple(carried(p, turn, move) for p in self.panels)
+        return Detector(panels, None if self.hierarchy is None else carried_tree(self.hierarchy, turn, move))
 
 
-def _moved_frame(
-    item: Panel | DetectorGroup, turn: NDArray[np.float64], move: NDArray[np.float64]
-) -> tuple[Vector3, Vector3, Vector3]:
-    """Return fast axis, slow axis and origin turned about the laboratory's origin, the last then translated."""
-    return as_vector(turn @ item.fast_axis), as_vector(turn @ item.slow_axis), as_vector(turn @ item.origin + move)
+def carried(item: Carried, turn: NDArray[np.float64], move: NDArray[np.float64]) -> Carried:
+    """Return a panel, or a group alone, turned (3, 3) about the laboratory's origin and then moved (3,), mm."""
+    return replace(
+        item,
+        fast_axis=as_vector(turn @ item.fast_axis),
+        slow_axis=as_vector(turn @ item.slow_axis),
+        origin=as_vector(turn @ item.origin + move),
+    )
 
 
-def _move_group(group: DetectorGroup, turn: NDArray[np.float64], move: NDArray[np.float64]) -> DetectorGroup:
-    children = tuple(c if isinstance(c, int) else _move_group(c, turn, move) for c in group.children)
-    return DetectorGroup(group.name, children, *_moved_frame(group, turn, move))
+def carried_tree(group: DetectorGroup, turn: NDArray[np.float64], move: NDArray[np.float64]) -> DetectorGroup:
+    """Return a group with all groups in it, turned and moved like `carried`."""
+    children = tuple(c if isinstance(c, int) else carried_tree(c, turn, move) for c in group.children)
+    return replace(carried(group, turn, move), children=children)
 
 
 def _shift_group(group: DetectorGroup, move: NDArray[np.float64]) -> DetectorGroup:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.metrology import CrystalSpots
 from xfelproc.errors import DataError
-from xfelproc.geometry.placement import Motion, rigid_motion, seen_from, transferred
+from xfelproc.geometry.placement import Motion, seen_from, transferred, whole_motion
 from xfelproc.io.nodes import Partial
 from xfelproc.io.sources.settings import SourceSettings
 from xfelproc.models.experiment import Beam, Detector
@@ -234,11 +234,11 @@ def _motion_to(before: Detector, after: Detector, own: Detector) -> Motion | Non
     placed = own if before is after else transferred(own, before, after)
     if placed is None:
         return None
-    return rigid_motion(after, placed)
+    return whole_motion(after, placed)
 
 
 def _motion_between(first: Detector, second: Detector) -> tuple[Floats, Floats]:
-    motion = rigid_motion(first, second)
+    motion = whole_motion(first, second)
     assert motion is not None, "it was moved as a whole"
     return motion.turn, motion.move
 

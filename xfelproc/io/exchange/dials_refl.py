@@ -280,26 +280,10 @@ def integrated_columns(number: int, item: LatticeReflections) -> dict[str, NDArr
     }
 
 
-INDEXED_KINDS = {
-    "bbox": "int6",
-    "d": "double",
-    "delpsical.rad": "double",
-    "entering": "bool",
-    "flags": "std::size_t",
-    "id": "int",
-    "intensity.sum.value": "double",
-    "intensity.sum.variance": "double",
-    "miller_index": "cctbx::miller::index<>",
+_INTEGRATED_ONLY = {"background.mean", "background.sum.value", "num_pixels.foreground", "partiality"}
+INDEXED_KINDS = {name: kind for name, kind in COLUMN_KINDS.items() if name not in _INTEGRATED_ONLY} | {
     "n_signal": "int",
-    "panel": "std::size_t",
     "rlp": "vec3<double>",
-    "s1": "vec3<double>",
-    "xyzcal.mm": "vec3<double>",
-    "xyzcal.px": "vec3<double>",
-    "xyzobs.mm.value": "vec3<double>",
-    "xyzobs.mm.variance": "vec3<double>",
-    "xyzobs.px.value": "vec3<double>",
-    "xyzobs.px.variance": "vec3<double>",
 }
 """Columns of indexed spots, with their types, but for imageset_id."""
 
