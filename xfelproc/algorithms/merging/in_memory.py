@@ -1,0 +1,52 @@
+"""All cycles over blocks that are in memory: what a run does with files, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import gemmi
+
+from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, advance, begin_block, refine_block, start
+from xfelproc.algorithms.merging.lattice_block import LatticeBlock, LatticeFacts, UniqueReflections, keys_of, make_block
+from xfelproc.algorithms.merging.lattice_models import LatticeModels
+from xfelproc.algorithms.merging.observations import Observations
+from xfelproc.algorithms.merging.reference import Sums, add_sums
+from xfelproc.algorithms.merging.sample import Sample, begin, priorities
+from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.algorithms.merging.symmetry_notes import without_absences
+
+
+@dataclass(frozen=True)
+class ScaledBlocks:
+    """Blocks with their final models, and the state that is finished."""
+
+    blocks: tuple[LatticeBlock, ...]
+    models: tuple[LatticeModels, ...]
+    state: CycleState
+
+
+def scale_blocks(
+    blocks: Sequence[LatticeBlock], state: CycleState, watch: Callable[[CycleState], None] | None = None
+) -> ScaledBlocks:
+    """Return blocks scaled from a state of `cycle.start`; ``watch`` is called after each cycle."""
+    models = [begin_block(block, state) for block in blocks]
+    while True:
+        parts: list[Sums] = [accumulate_block(b, m, state) for b, m in zip(blocks, models, strict=True)]
+        state = advance(state, reduce(add_sums, parts))
+        if watch is not None:
+            watch(state)
+        if state.finished:
+            return ScaledBlocks(tuple(blocks), tuple(models), state)
+        models = [refine_block(b, m, state) for b, m in zip(blocks, models, strict=True)]
+
+
+def block_in_memory(
+    observations: Observations, facts: LatticeFacts, cell: Sequence[float], group: gemmi.SpaceGroup, settings: Merge
+) -> tuple[LatticeBlock, CycleState]:
+    """Return observations as one block, systematic absences left out, and the state to start from."""
+    observations, _ = without_absences(observations, group)
+    beginning = begin(Sample.of(observations, priorities(0, observations.n_lattices)), 1, group, settings)
+    unique = UniqueReflections.of(keys_of(observations.hkl, group)[0], cell, group)
+    return make_block(observations, facts, unique, group), start(unique, beginning, settings)

@@ -1,0 +1,118 @@
+"""The models of lattices: scale, B, rotation, widths of partiality, strain; what post-refinement refines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
+
+N_FIXED = 6
+"""Parameters of a lattice beside its strain: log scale, B, two rotations, two log widths."""
+
+
+class Reason(IntEnum):
+    """Why a lattice is not merged."""
+
+    USED = 0
+    FEW = 1
+    """Too few observations."""
+    CORRELATION = 2
+    """Correlates less to the others than asked for."""
+    FILTERED = 3
+    """Left out before merging."""
+
+
+@dataclass(frozen=True)
+class LatticeModels:
+    """Models of consecutive lattices, (m,) unless said.
+
+    An observation of the full intensity J is ``scale · exp(-b_factor / 2d²) · p · J``; p is the partiality at the excitation
+    error that the lattice has when turned by ``rotation`` and strained by ``strain``.
+    """
+
+    scale: Floats
+    b_factor: Floats
+    """Å²."""
+    rotation: Floats
+    """(m, 2) about x and y of the laboratory, radians: the third, about the beam, changes no excitation error."""
+    width: Floats
+    """(m, 2) width of partiality at 1/d = 0 (1/Å), and its growth with 1/d."""
+    strain: Floats
+    """(m, k) relative changes of the reciprocal cell (`strain_shapes`); k = 0: the cell is not refined."""
+    start: Floats
+    """(m, 3) log scale and log widths by Wilson's statistics, to which refinement is restrained."""
+    used: NDArray[np.bool_]
+    reason: NDArray[np.uint8]
+    """`Reason`."""
+    cc: Floats
+    """Correlation to the mean of the others (NaN: not known)."""
+    n_used: NDArray[np.int32]
+    """Observations compared to the mean of the others."""
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    @property
+    def parameters(self) -> Floats:
+        """(m, 6 + k) log scale, B, rotations, log widths, strains: what the kernels take."""
+        logs = np.log(np.maximum(self.width, 1e-12))
+        return np.column_stack([np.log(self.scale), self.b_factor, self.rotation, logs, self.strain])
+
+    def with_parameters(self, parameters: Floats) -> LatticeModels:
+        """Return the models with other parameters."""
+        return replace(
+            self,
+            scale=np.exp(parameters[:, 0]),
+            b_factor=parameters[:, 1].copy(),
+            rotation=parameters[:, 2:4].copy(),
+            width=np.exp(parameters[:, 4:6]),
+            strain=parameters[:, N_FIXED:].copy(),
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> LatticeModels:
+        """Return the models of some lattices."""
+        return LatticeModels(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def without(self, rows: NDArray[np.bool_], reason: Reason) -> LatticeModels:
+        """Return the models with some lattices left out; those left out before keep their reason."""
+        gone = rows & self.used
+        return replace(self, used=self.used & ~rows, reason=np.where(gone, np.uint8(reason), self.reason).astype(np.uint8))
+
+    def arrays(self) -> Arrays:
+        """Return it as named arrays; `from_arrays` takes them back."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> LatticeModels:
+        """Return what `arrays` came from."""
+        return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+
+def concatenate_models(parts: Sequence[LatticeModels]) -> LatticeModels:
+    """Return the models of consecutive blocks as one."""
+    return LatticeModels(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(LatticeModels)})
+
+
+def initial_models(scale: Floats, width: Floats, n_strains: int = 0) -> LatticeModels:
+    """Return models of a scale (m,) and widths (m, 2), neither turned nor strained."""
+    m = len(scale)
+    start = np.column_stack([np.log(scale), np.log(np.maximum(width, 1e-12))])
+    return LatticeModels(
+        scale=scale,
+        b_factor=np.zeros(m),
+        rotation=np.zeros((m, 2)),
+        width=width,
+        strain=np.zeros((m, n_strains)),
+        start=start,
+        used=np.ones(m, dtype=bool),
+        reason=np.zeros(m, dtype=np.uint8),
+        cc=np.full(m, np.nan),
+        n_used=np.zeros(m, dtype=np.int32),
+    )

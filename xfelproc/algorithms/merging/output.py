@@ -1,0 +1,122 @@
+"""The end of scaling: rows of the unmerged table, and the sums of the merged one, block by block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.merging.cycle import CycleState, _add, factors
+from xfelproc.algorithms.merging.lattice_block import LatticeBlock
+from xfelproc.algorithms.merging.lattice_models import LatticeModels
+from xfelproc.algorithms.merging.reference import Sums
+from xfelproc.models.conventions import ReflectionFlag
+from xfelproc.models.tables import ScaledLatticeTable, UnmergedTable
+
+N_COLUMNS = 4
+"""Sums are apart by Friedel sign and half-set: plus first, plus second, minus first, minus second."""
+
+
+def output_block(
+    block: LatticeBlock, models: LatticeModels, state: CycleState, first_lattice: int = 0
+) -> tuple[UnmergedTable, ScaledLatticeTable, Sums]:
+    """Return the rows of a block's observations and lattices, and the final sums.
+
+    ``first_lattice`` is the number in the run of the block's first. The sums are, by unique reflection and column (N_COLUMNS),
+    ``weight``, ``weighted`` and ``count``; by unique reflection ``squared``, ``rejected``, ``residual`` Σ|I - kJ| and ``total`` ΣI.
+    """
+    centric = state.unique.centric[block.group]
+    minus = (block.isym % 2 == 0) & ~centric
+    lattice = block.lattice
+    column = (2 * minus + block.half[lattice]).astype(np.uint8)
+    sums, merged = _add(block, models, state, column, N_COLUMNS)
+    full, partiality = (values.astype(np.float64) for values in factors(block, models, state))
+    offered = (partiality >= state.settings.min_partiality) & models.used[lattice]
+    deviation = np.abs(block.intensity - full * partiality * state.reference.intensity[block.group])
+    n = len(state.unique)
+
+    def by_reflection(rows: NDArray[np.bool_], values: NDArray[Any] | None = None) -> NDArray[Any]:
+        return np.bincount(block.group[rows], weights=None if values is None else values[rows], minlength=n)
+
+    sums |= {
+        "rejected": by_reflection(offered & ~merged),
+        "residual": by_reflection(merged, deviation),
+        "total": by_reflection(merged, block.intensity.astype(np.float64)),
+    }
+    rows = _rows(block, state, first_lattice, merged, full, partiality)
+    return rows, _lattices(block, models, state, merged, offered), sums
+
+
+def _gauge(state: CycleState) -> tuple[float, float]:
+    return float(np.exp(state.gauge[0])), float(state.gauge[1])
+
+
+def _rows(
+    block: LatticeBlock,
+    state: CycleState,
+    first_lattice: int,
+    merged: NDArray[np.bool_],
+    full: NDArray[np.float64],
+    partiality: NDArray[np.float64],
+) -> UnmergedTable:
+    settings, scale_gauge = state.settings, _gauge(state)
+    keep = partiality >= settings.min_partiality
+    expected = state.reference.expected[block.group]
+    mean = full * partiality * expected
+    variance = (
+        block.variance_fixed
+        + block.variance_gain * mean
+        + (settings.error_intensity * mean) ** 2
+        + (settings.error_partiality * full * expected) ** 2
+    )
+    # on the scale on which the mean lattice has the scale 1 and no B
+    own = full / (scale_gauge[0] * np.exp(-0.5 * scale_gauge[1] * state.unique.inverse_d2[block.group]))
+    k = own * partiality
+    outlier = np.where(merged, 0, int(ReflectionFlag.OUTLIER)).astype(np.uint16)
+    lattice = block.lattice
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = UnmergedTable(
+            None,
+            lattice=first_lattice + lattice,
+            hkl=block.hkl.astype(np.int32),
+            hkl_asu=state.unique.hkl[block.group],
+            isym=block.isym.astype(np.int32),
+            panel=block.panel.astype(np.int32),
+            fast=block.fast,
+            slow=block.slow,
+            intensity=block.intensity / k,
+            sigma=np.sqrt(variance) / k,
+            scale=own,
+            partiality=partiality,
+            polarization=block.polarization,
+            excitation=block.excitation,
+            half=block.half[lattice],
+            flags=block.flags | outlier,
+        )
+    return table.select(keep)
+
+
+def _lattices(
+    block: LatticeBlock,
+    models: LatticeModels,
+    state: CycleState,
+    merged: NDArray[np.bool_],
+    offered: NDArray[np.bool_],
+) -> ScaledLatticeTable:
+    m, lattice = block.n_lattices, block.lattice
+    scale, b = _gauge(state)
+    n_merged = np.bincount(lattice[merged], minlength=m)
+    width = models.width if state.settings.partiality == "gaussian" else np.full((m, 2), np.nan)
+    return ScaledLatticeTable(
+        m,
+        scale=models.scale / scale,
+        b_factor=models.b_factor - b,
+        width=width[:, 0],
+        width_slope=width[:, 1],
+        n_observations=n_merged,
+        n_rejected=np.bincount(lattice[offered], minlength=m) - n_merged,
+        correlation=models.cc,
+        half=block.half,
+        used=models.used & (n_merged > 0),
+    )
