@@ -89,6 +89,7 @@ class SimulatedObservations:
     structure: Structure
     crystals: Crystals
     first: int
+    sigma_factor: float
     starts: NDArray[np.int64]
     hkl: NDArray[np.int16]
     number: NDArray[np.int32]
@@ -130,18 +131,16 @@ class SimulatedObservations:
 
     def block(self) -> dict[str, NDArray[Any]]:
         """Return the columns of a block of lattices: corrected intensities, variance = fixed + gain · expected intensity."""
-        p = self.polarization
-        variance = self.sigma.astype(np.float64) ** 2
-        own = np.maximum(self.intensity, 0.0)
-        counted = variance > own
+        p, factor = self.polarization, self.sigma_factor**2
+        fixed = self.sigma.astype(np.float64) ** 2 - factor * np.maximum(self.intensity, 0.0)
         return {
             "starts": self.starts,
             "group": self.number,
             "isym": self.isym,
             "hkl": self.hkl,
             "intensity": self.intensity / p,
-            "variance_fixed": (np.where(counted, variance - own, variance) / p**2).astype(np.float32),
-            "variance_gain": (counted / p).astype(np.float32),
+            "variance_fixed": (np.maximum(fixed, 0.0) / p**2).astype(np.float32),
+            "variance_gain": (factor / p).astype(np.float32),
             "panel": np.zeros(len(self), dtype=np.int16),
             "fast": self.fast,
             "slow": self.slow,
@@ -202,7 +201,7 @@ class ObservationSimulator:
         starts = np.cumsum([0] + [len(part["number"]) for part in parts])
         names = parts[0].keys() if parts else ()
         columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
-        return SimulatedObservations(self.structure, crystals, first, starts, **columns)
+        return SimulatedObservations(self.structure, crystals, first, self.settings.sigma_factor, starts, **columns)
 
     def _crystal(self, i: int) -> dict[str, Any]:
         s = self.settings
