@@ -1,0 +1,187 @@
+"""Ambiguities resolved, and left where there is nothing to go by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gemmi
+import numpy as np
+import pytest
+
+from tests.algorithms.merging.ambiguity_data import CASES, Drawn, draw
+from xfelproc.algorithms.merging.ambiguity import Doubt, Resolution, agreement, place, resolve
+from xfelproc.algorithms.merging.ambiguity_data import Normalized, concatenated, normalized
+from xfelproc.algorithms.merging.ambiguity_operators import DEN, Settings, find_settings
+from xfelproc.algorithms.merging.ambiguity_settings import Ambiguity
+from xfelproc.algorithms.merging.sample import Beginning, Sample, begin, priorities
+from xfelproc.algorithms.merging.settings import Merge
+
+MERGE = Merge(partiality="unity", min_partiality=0.0)
+PARTIAL = Merge()
+
+
+def prepared(group: str, *, merge: Merge = MERGE, **options: Any) -> tuple[Settings, Drawn, Normalized]:
+    settings = find_settings(CASES[group], group)
+    drawn = draw(group, settings.matrices / DEN, **options)
+    return settings, drawn, normalized(drawn.observations, beginning(drawn, group, merge), merge)
+
+
+def beginning(drawn: Drawn, group: str, merge: Merge) -> Beginning:
+    sample = Sample.of(drawn.observations, priorities(0, drawn.observations.n_lattices))
+    return begin(sample, 1, gemmi.SpaceGroup(group), merge)
+
+
+def right(settings: Settings, drawn: Drawn, found: Resolution) -> np.ndarray:
+    return max((row[drawn.setting] == found.placed.setting for row in settings.relabelings()), key=np.mean)
+
+
+@pytest.mark.parametrize("group", ["P 63", "P 3", "P 4", "C 1 2 1", "P 1 21 1", "P 21 21 21"])
+def test_a_thousand_lattices_of_sixty_observations(group: str) -> None:
+    settings, drawn, data = prepared(group)
+    found = resolve(data, settings, Ambiguity())
+    assert found.resolved
+    assert found.same == ()
+    assert agreement(settings, drawn.setting, found.placed.setting) >= 0.99
+    assert np.mean(found.placed.doubt == Doubt.NONE) > 0.98
+
+
+def test_partiality_helps() -> None:
+    settings, drawn, data = prepared("P 63", merge=PARTIAL, n_lattices=300, n_each=60, misjudged=0.5)
+    found = resolve(data, settings, Ambiguity())
+    assert np.mean(right(settings, drawn, found)) >= 0.99
+
+
+@pytest.mark.parametrize("group", ["P 63", "P 3"])
+def test_few_observations_of_many_reflections(group: str) -> None:
+    """A reflection is seen by a few lattices alone, and two lattices have one or none in common."""
+    settings, drawn, data = prepared(group, d_min=2.5)
+    found = resolve(data, settings, Ambiguity())
+    assert len(found.mean.keys) > 6000
+    assert np.mean(right(settings, drawn, found)) >= 0.99
+
+
+@pytest.mark.parametrize("group", ["P 63", "P 3"])
+def test_unequal_shares(group: str) -> None:
+    weights = (0.9, 0.1) if group == "P 63" else (0.9, 0.05, 0.03, 0.02)
+    settings, drawn, data = prepared(group, weights=weights, n_lattices=500)
+    found = resolve(data, settings, Ambiguity())
+    assert np.mean(right(settings, drawn, found)) >= 0.99
+    assert np.mean(found.placed.setting == 0) == pytest.approx(0.9, abs=0.03), "most lattices stay as they were indexed"
+
+
+def test_all_in_one_setting() -> None:
+    settings, _, data = prepared("P 4", weights=(1.0, 0.0), n_lattices=300)
+    found = resolve(data, settings, Ambiguity())
+    assert found.resolved
+    assert np.mean(found.placed.setting == 0) >= 0.99
+
+
+def test_twinned_crystals() -> None:
+    settings, drawn, data = prepared("P 63", twinned=0.3, n_lattices=500)
+    found = resolve(data, settings, Ambiguity())
+    assert np.mean(right(settings, drawn, found)) >= 0.98
+    settings, _, data = prepared("P 63", twinned=0.5, n_lattices=500)
+    assert not resolve(data, settings, Ambiguity()).resolved
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("group", ["P 63", "P 3"])
+@pytest.mark.parametrize("n", [12, 400])
+def test_noise_is_not_resolved(group: str, seed: int, n: int) -> None:
+    settings, _, data = prepared(group, noise=True, n_lattices=n, seed=seed)
+    found = resolve(data, settings, Ambiguity())
+    assert not found.resolved
+    assert found.significance < 5.0
+    assert np.all(found.placed.setting == 0)
+    assert np.all(found.placed.doubt != Doubt.NONE)
+    assert np.all(np.isnan(found.placed.probability))
+
+
+def test_nothing_but_background() -> None:
+    settings, _, data = prepared("P 63", signal=0.0, n_lattices=200)
+    assert not resolve(data, settings, Ambiguity()).resolved
+
+
+def test_unrelated_lattices_are_told() -> None:
+    settings, drawn, data = prepared("P 63", merge=PARTIAL, unrelated=0.2, n_lattices=400)
+    found = resolve(data, settings, Ambiguity())
+    doubt = found.placed.doubt
+    assert np.mean(doubt == Doubt.UNRELATED) == pytest.approx(0.2, abs=0.03)
+    assert np.mean(right(settings, drawn, found)[doubt == Doubt.NONE]) >= 0.99
+
+
+def test_weak_lattices_are_undecided_and_probabilities_are_true() -> None:
+    settings, drawn, data = prepared("P 63", merge=PARTIAL, n_each=16, misjudged=0.7)
+    found = resolve(data, settings, Ambiguity())
+    placed, good = found.placed, right(settings, drawn, found)
+    undecided = placed.doubt == Doubt.UNDECIDED
+    assert 10 < undecided.sum() < 200
+    assert np.mean(good[undecided]) < 0.9
+    assert np.mean(good[~undecided]) > 0.98
+    assert np.mean(good) == pytest.approx(np.mean(placed.probability), abs=0.02)
+    assert np.mean(placed.margin[good]) > 1.0 + np.nanmean(placed.margin[~good])
+
+
+def test_few_lattices() -> None:
+    settings, drawn, data = prepared("P 63", merge=PARTIAL, n_lattices=10, n_each=300)
+    found = resolve(data, settings, Ambiguity())
+    assert found.resolved
+    assert right(settings, drawn, found).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_too_few_lattices(n: int) -> None:
+    settings, drawn, _ = prepared("P 63", n_lattices=10, n_each=300)
+    data = normalized(drawn.observations, beginning(drawn, "P 63", MERGE), MERGE)
+    some = Normalized(data.starts[: n + 1], *(getattr(data, name)[: data.starts[n]] for name in ("hkl", "value", "variance")))
+    found = resolve(some, settings, Ambiguity())
+    assert not found.resolved
+    assert len(found.placed.setting) == n
+
+
+def test_symmetry_that_the_user_did_not_state_is_left() -> None:
+    """Crystals of P 6 merged in P 3: the twofold is no choice, the other operators are."""
+    six, three = find_settings(CASES["P 63"], "P 6"), find_settings(CASES["P 3"], "P 3")
+    drawn = draw("P 6", six.matrices / DEN, cell=CASES["P 3"])
+    data = normalized(drawn.observations, beginning(drawn, "P 3", MERGE), MERGE)
+    found = resolve(data, three, Ambiguity())
+    assert found.resolved
+    assert found.same == ("-h,-k,l",)
+    assert len(found.settings) == 2
+    assert agreement(six, drawn.setting, found.placed.setting) >= 0.99
+    nothing = resolve(data, find_settings(CASES["P 3"], "P 6").merged([]), Ambiguity())
+    assert nothing.resolved
+
+
+def test_lattices_that_come_later_are_placed() -> None:
+    settings, drawn, data = prepared("P 3")
+    half = data.starts[500]
+    names = ("hkl", "value", "variance")
+    first = Normalized(data.starts[:501], *(getattr(data, name)[:half] for name in names))
+    second = Normalized(data.starts[500:] - half, *(getattr(data, name)[half:] for name in names))
+    found = resolve(first, settings, Ambiguity())
+    later = place(second, found, Ambiguity())
+    assert np.mean(later.doubt == Doubt.NONE) > 0.98
+    assert agreement(settings, drawn.setting, np.concatenate([found.placed.setting, later.setting])) >= 0.99
+    both = concatenated([first, second])
+    assert all(np.array_equal(getattr(both, name), getattr(data, name)) for name in ("starts", *names))
+    nowhere = place(second, resolve(prepared("P 3", noise=True, n_lattices=50)[2], settings, Ambiguity()), Ambiguity())
+    assert np.all(nowhere.doubt != Doubt.NONE)
+
+
+def test_a_lattice_without_observations_is_told() -> None:
+    settings, _, data = prepared("P 63", n_lattices=100)
+    empty = Normalized(np.insert(data.starts, 50, data.starts[50]), data.hkl, data.value, data.variance)
+    found = resolve(empty, settings, Ambiguity())
+    assert found.resolved
+    assert found.placed.doubt[50] == Doubt.EMPTY
+    assert np.isnan(found.placed.probability[50])
+    assert np.count_nonzero(found.placed.doubt == Doubt.EMPTY) == 1
+
+
+def test_the_same_again() -> None:
+    settings, _, data = prepared("P 3", n_lattices=300)
+    one, two = (resolve(data, settings, Ambiguity()) for _ in range(2))
+    assert np.array_equal(one.placed.setting, two.placed.setting)
+    assert np.array_equal(one.placed.probability, two.placed.probability)
+    assert np.array_equal(one.mean.sums, two.mean.sums)
