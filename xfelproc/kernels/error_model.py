@@ -42,6 +42,15 @@ def observation_variance(
 
 
 @njit(cache=True, nogil=True)
+def observation_variances(fixed: Floats, gain: Floats, full: Floats, partiality: Floats, expected: Floats, terms: Floats) -> Floats:
+    """Return `observation_variance` of each observation, (n,), of lattices of the usual quality."""
+    out = np.empty(fixed.shape[0])
+    for i in range(fixed.shape[0]):
+        out[i] = observation_variance(fixed[i], gain[i], full[i], partiality[i], expected[i], 1.0, terms)
+    return out
+
+
+@njit(cache=True, nogil=True)
 def mixed(value: np.uint64) -> np.uint64:
     """Return 64 well-mixed bits (the finaliser of SplitMix64, Steele, Lea & Flood 2014, OOPSLA)."""
     x = value + np.uint64(0x9E3779B97F4A7C15)

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from xfelproc.kernels.error_model import observation_variance
 from xfelproc.kernels.small_matrices import solve_spd
 
 Floats = NDArray[np.float64]
@@ -117,13 +118,12 @@ def own_variance(
 ) -> float:
     """Return the variance of an observation by which it is merged, infinite for one that cannot be true.
 
-    ``errors`` are the relative errors of the observation and of the full intensity. ``expected`` is the full intensity expected.
+    ``errors`` are the terms of `xfelproc.kernels.error_model`. ``expected`` is the full intensity expected.
     ``limit`` is the square of the number of standard deviations beyond which one is an outlier; where it is negative the
     intensity was never measured, and an outlier is what Wilson's law makes impossible.
     """
-    j = max(expected, 0.0)
-    mean = full * partiality * j
-    variance = fixed + gain * mean + (errors[0] * mean) ** 2 + (errors[1] * full * j) ** 2
+    mean = full * partiality * max(expected, 0.0)
+    variance = observation_variance(fixed, gain, full, partiality, expected, 1.0, errors)
     if not variance > 0.0:
         return math.inf
     if limit >= 0.0:
@@ -226,10 +226,9 @@ def lattice_variances(
         if rest_weight[i] <= 0.0:
             out[i] = math.inf
             continue
-        j = max(rest_mean[i], 0.0)
         k = full[i] * partiality[i]
-        mean = k * j
-        out[i] = fixed[i] + gain[i] * mean + (errors[0] * mean) ** 2 + (errors[1] * full[i] * j) ** 2 + k * k / rest_weight[i]
+        own = observation_variance(fixed[i], gain[i], full[i], partiality[i], rest_mean[i], 1.0, errors)
+        out[i] = own + k * k / rest_weight[i]
 
 
 @njit(cache=True, nogil=True)
@@ -476,6 +475,7 @@ def refine_block(
     precision: Floats,
     free: Bools,
     errors: Floats,
+    last_errors: Floats,
     min_partiality: float,
     kind: int,
     robust: float,
@@ -483,9 +483,9 @@ def refine_block(
 ) -> tuple[Floats, Floats, Rows]:
     """Return refined parameters (m, 6 + strains), the correlation of each lattice, and the number of observations compared.
 
-    ``mean`` and ``weight`` are the reference, by unique reflection; ``expected`` and ``limit`` are what its weights were formed
-    with; with ``leave_out`` the parameters given are those that the lattices had in it, and each lattice's own part is taken
-    out. ``typical`` is the mean intensity at the resolution of each unique reflection.
+    ``mean`` and ``weight`` are the reference, by unique reflection; ``expected``, ``limit`` and ``last_errors`` are what its
+    weights were formed with; with ``leave_out`` the parameters given are those that the lattices had in it, and each lattice's
+    own part is taken out. ``typical`` is the mean intensity at the resolution of each unique reflection.
     """
     m = starts.shape[0] - 1
     out = parameters.copy()
@@ -514,7 +514,7 @@ def refine_block(
             own,
             expected,
             limit,
-            errors,
+            last_errors,
             min_partiality,
             leave_out and used[j],
             mean,

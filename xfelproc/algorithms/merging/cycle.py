@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.merging.error_model import NO_ERRORS, ErrorModel, SamplePlan, fit_errors, sample_sums
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
 from xfelproc.algorithms.merging.lattice_models import N_FIXED, LatticeModels, Reason, initial_models
 from xfelproc.algorithms.merging.partiality import SHELLS, resolution_bins
@@ -53,6 +54,10 @@ class CycleState:
     change: float = np.inf
     given: bool = False
     """The reference was given and stays: nothing of it comes from these lattices."""
+    errors: ErrorModel = NO_ERRORS
+    """Of the next weights."""
+    last_errors: ErrorModel = NO_ERRORS
+    """With which the reference was formed."""
 
     @property
     def finished(self) -> bool:
@@ -72,6 +77,8 @@ class CycleState:
             "beginning": self.beginning.arrays(),
             "unique": self.unique.arrays(),
             "reference": self.reference.arrays(),
+            "errors": self.errors.arrays(),
+            "last_errors": self.last_errors.arrays(),
         }
         named = {f"{part}.{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
         numbers = np.array([self.cycle, self.change, self.given], dtype=np.float64)
@@ -95,6 +102,8 @@ class CycleState:
             int(cycle),
             change,
             bool(given),
+            ErrorModel.from_arrays(part("errors")),
+            ErrorModel.from_arrays(part("last_errors")),
         )
 
 
@@ -103,7 +112,8 @@ def start(unique: UniqueReflections, beginning: Beginning, settings: Merge) -> C
     limits = (float(beginning.limits[0]), float(beginning.limits[1]))
     typical = beginning.shell_means[resolution_bins(unique.inverse_d2, SHELLS, limits)] if len(unique) else np.zeros(0)
     reference = Reference.nothing(typical, settings.outlier_cut)
-    return CycleState(settings, beginning, unique, typical, reference, np.zeros(2))
+    errors = ErrorModel.initial(*settings.first_errors)
+    return CycleState(settings, beginning, unique, typical, reference, np.zeros(2), errors=errors, last_errors=errors)
 
 
 def begin_block(block: LatticeBlock, state: CycleState) -> LatticeModels:
@@ -163,7 +173,8 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
         prior,
         precision,
         free,
-        _errors(settings),
+        state.errors.terms,
+        state.last_errors.terms,
         _smallest(settings),
         KINDS[settings.partiality],
         ROBUST,
@@ -182,7 +193,23 @@ def accumulate_block(block: LatticeBlock, models: LatticeModels, state: CycleSta
     n = np.bincount(block.lattice[merged], minlength=block.n_lattices).astype(np.float64)
     gauge = np.array([n.sum(), n @ np.log(models.scale), n @ models.b_factor])
     flat = {name: values[:, 0] if values.ndim == 2 else values for name, values in sums.items()}
-    return flat | {"gauge": gauge, "n_used": np.array([np.count_nonzero(models.used), len(models)])}
+    sample = _error_sample(block, models, state) if _fits_errors(state) else {}
+    return flat | sample | {"gauge": gauge, "n_used": np.array([np.count_nonzero(models.used), len(models)])}
+
+
+def _fits_errors(state: CycleState) -> bool:
+    """Return whether this cycle's sums give an error model: not the first ones, whose scales are guesses."""
+    return state.settings.fits_errors and state.cycle > 0
+
+
+def _error_sample(block: LatticeBlock, models: LatticeModels, state: CycleState) -> Sums:
+    """Return what `fit_errors` wants of a block."""
+    full, partiality = factors(block, models, state)
+    columns = (block.intensity, block.variance_fixed, block.variance_gain, full, partiality)
+    plan = SamplePlan.of(state.reference.count)
+    identity = (block.unit.astype(np.int64) << 32) + block.number
+    quality = np.ones(len(models))
+    return sample_sums(plan, identity, block.starts, block.group, columns, quality, models.used, _smallest(state.settings))
 
 
 def advance(state: CycleState, sums: Sums) -> CycleState:
@@ -193,9 +220,13 @@ def advance(state: CycleState, sums: Sums) -> CycleState:
     total = np.abs(new.intensity[both]).sum()
     change = float(moved / total) if state.cycle and total > 0 else np.inf
     gauge = sums["gauge"][1:] / max(float(sums["gauge"][0]), 1.0)
+    errors = state.errors
+    if _fits_errors(state):
+        errors = fit_errors(sums["sample"], SamplePlan.of(state.reference.count), new.intensity, errors, state.settings.outlier_cut)
     if state.given:
         new = replace(new, intensity=state.reference.intensity, weight=state.reference.weight)
-    return replace(state, reference=new, gauge=gauge, cycle=state.cycle + 1, change=change)
+    last, cycle = state.errors, state.cycle + 1
+    return replace(state, reference=new, gauge=gauge, cycle=cycle, change=change, errors=errors, last_errors=last)
 
 
 def derivatives(block: LatticeBlock, models: LatticeModels) -> NDArray[np.float32]:
@@ -241,7 +272,7 @@ def _add(
         reference.limit,
         column,
         models.used,
-        _errors(settings),
+        state.errors.terms,
         _smallest(settings),
         weight,
         weighted,
@@ -250,10 +281,6 @@ def _add(
         merged,
     )
     return {"weight": weight, "weighted": weighted, "squared": squared, "count": count}, merged
-
-
-def _errors(settings: Merge) -> Floats:
-    return np.array([settings.error_intensity, settings.error_partiality])
 
 
 def _smallest(settings: Merge) -> float:

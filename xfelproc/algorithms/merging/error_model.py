@@ -72,6 +72,10 @@ class ErrorModel:
         return cls(np.asarray(arrays["terms"]), float(arrays["nu"]), int(arrays["degrees"]))
 
 
+NO_ERRORS = ErrorModel.initial(0.0, 0.0)
+"""Counting alone."""
+
+
 @dataclass(frozen=True)
 class SamplePlan:
     """Which observations are sampled: row of each unique reflection (-1: none) and the share of its observations."""

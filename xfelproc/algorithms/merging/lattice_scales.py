@@ -92,9 +92,7 @@ def form_means(columns: Columns, scales: LatticeScales, previous: Floats, settin
     """Return the weighted means of the groups; ``previous`` means (n_groups,) set the variances."""
     full = scales.full(columns)
     scale = full * columns.partiality
-    variance = observation_variances(
-        columns.starts, previous, scale, full, columns.fixed, columns.gain, settings.error_intensity, settings.error_partiality
-    )
+    variance = observation_variances(columns.starts, previous, scale, full, columns.fixed, columns.gain, *settings.first_errors)
     numerator, denominator, count = group_means(columns.starts, columns.intensity, variance, scale, columns.active)
     return Means(scale, full, variance, numerator, denominator, count)
 

@@ -52,8 +52,7 @@ def without_outliers(columns: Columns, means: Means, allowed: Bools, inflation: 
         columns.gain,
         allowed,
         inflation,
-        settings.error_intensity,
-        settings.error_partiality,
+        *settings.first_errors,
         settings.outlier_cut,
         KEEP_AT_LEAST,
     )

@@ -11,6 +11,7 @@ from xfelproc.algorithms.merging.cycle import CycleState, _add, factors
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.reference import Sums
+from xfelproc.kernels.error_model import observation_variances
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import ScaledLatticeTable, UnmergedTable
 
@@ -63,13 +64,8 @@ def _rows(
     settings, scale_gauge = state.settings, _gauge(state)
     keep = partiality >= settings.min_partiality
     expected = state.reference.expected[block.group]
-    mean = full * partiality * expected
-    variance = (
-        block.variance_fixed
-        + block.variance_gain * mean
-        + (settings.error_intensity * mean) ** 2
-        + (settings.error_partiality * full * expected) ** 2
-    )
+    fixed, gain = block.variance_fixed.astype(np.float64), block.variance_gain.astype(np.float64)
+    variance = observation_variances(fixed, gain, full, partiality, expected, state.errors.terms)
     # on the scale on which the mean lattice has the scale 1 and no B
     own = full / (scale_gauge[0] * np.exp(-0.5 * scale_gauge[1] * state.unique.inverse_d2[block.group]))
     k = own * partiality

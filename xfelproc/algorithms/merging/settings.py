@@ -11,6 +11,8 @@ from xfelproc.models.parameters import Parameters
 
 FlagName = Literal["OVERLOADED", "BAD_PIXEL", "OVERLAP", "BACKGROUND", "EDGE"]
 
+USUAL_ERRORS = (0.05, 0.03)
+
 
 class Merge(Parameters):
     """Section ``[merge]``: scaling of the lattices to each other and merging of their observations."""
@@ -43,11 +45,18 @@ class Merge(Parameters):
     outlier_cut: Annotated[
         float, Field(ge=0, description="standard deviations from the mean of the others beyond which one is rejected; 0: none")
     ] = 6.0
-    error_intensity: Annotated[float, Field(ge=0, lt=1, description="relative error of an observation beside counting")] = 0.05
+    error_intensity: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="relative error of an observation beside counting; None with the next: errors are fitted"),
+    ] = None
     error_partiality: Annotated[
-        float,
-        Field(ge=0, lt=1, description="error of the partiality: it bears on the full intensity, so it tells against weak partials"),
-    ] = 0.03
+        float | None,
+        Field(
+            ge=0,
+            lt=1,
+            description="error of the partiality: it bears on the full intensity, so it tells against weak partials; None: fitted",
+        ),
+    ] = None
     min_lattice_cc: Annotated[
         float | None, Field(ge=-1, le=1, description="lattices that correlate less to the others are left out; None: none is")
     ] = None
@@ -63,6 +72,18 @@ class Merge(Parameters):
         if self.d_min is not None and self.d_max is not None and self.d_max <= self.d_min:
             raise ValueError(f"d_max = {self.d_max} Å must be larger than d_min = {self.d_min} Å")
         return self
+
+    @property
+    def fits_errors(self) -> bool:
+        """Whether the error model is fitted to the observations: no term of it is given."""
+        return self.error_intensity is None and self.error_partiality is None
+
+    @property
+    def first_errors(self) -> tuple[float, float]:
+        """Relative error of an observation and of the full intensity: as given, else what fits begin with."""
+        if self.fits_errors:
+            return USUAL_ERRORS
+        return self.error_intensity or 0.0, self.error_partiality or 0.0
 
     @property
     def excluded_flags(self) -> int:
