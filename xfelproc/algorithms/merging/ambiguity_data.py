@@ -55,7 +55,8 @@ def normalized(observations: Observations, beginning: Beginning, settings: Merge
     scale = starting_scales(kept, partiality, beginning)
     expected = scale[kept.lattice] * partiality * beginning.shell_means[beginning.shells(kept.inverse_d2)]
     variance = (kept.variance_fixed + kept.variance_gain * expected) / expected**2
-    variance += settings.error_intensity**2 + (settings.error_partiality / partiality) ** 2
+    relative, whole = settings.first_errors
+    variance += relative**2 + (whole / partiality) ** 2
     good = variance < NOISIEST
     if d_min is not None:
         good &= kept.inverse_d2 <= d_min**-2
