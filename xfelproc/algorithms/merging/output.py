@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.algorithms.merging.cycle import CycleState, _add, factors
+from xfelproc.algorithms.merging.cycle import CycleState, factors
+from xfelproc.algorithms.merging.final import final_sums
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.reference import Sums
@@ -15,36 +14,17 @@ from xfelproc.kernels.error_model import observation_variances
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import ScaledLatticeTable, UnmergedTable
 
-N_COLUMNS = 4
-"""Sums are apart by Friedel sign and half-set: plus first, plus second, minus first, minus second."""
-
 
 def output_block(
     block: LatticeBlock, models: LatticeModels, state: CycleState, first_lattice: int = 0
 ) -> tuple[UnmergedTable, ScaledLatticeTable, Sums]:
     """Return the rows of a block's observations and lattices, and the final sums.
 
-    ``first_lattice`` is the number in the run of the block's first. The sums are, by unique reflection and column (N_COLUMNS),
-    ``weight``, ``weighted`` and ``count``; by unique reflection ``squared``, ``rejected``, ``residual`` Σ|I - kJ| and ``total`` ΣI.
+    ``first_lattice`` is the number in the run of the block's first. The sums are those of `final.final_sums`.
     """
-    centric = state.unique.centric[block.group]
-    minus = (block.isym % 2 == 0) & ~centric
-    lattice = block.lattice
-    column = (2 * minus + block.half[lattice]).astype(np.uint8)
-    sums, merged = _add(block, models, state, column, N_COLUMNS)
+    sums, merged = final_sums(block, models, state)
     full, partiality = (values.astype(np.float64) for values in factors(block, models, state))
-    offered = (partiality >= state.settings.min_partiality) & models.used[lattice]
-    deviation = np.abs(block.intensity - full * partiality * state.reference.intensity[block.group])
-    n = len(state.unique)
-
-    def by_reflection(rows: NDArray[np.bool_], values: NDArray[Any] | None = None) -> NDArray[Any]:
-        return np.bincount(block.group[rows], weights=None if values is None else values[rows], minlength=n)
-
-    sums |= {
-        "rejected": by_reflection(offered & ~merged),
-        "residual": by_reflection(merged, deviation),
-        "total": by_reflection(merged, block.intensity.astype(np.float64)),
-    }
+    offered = (partiality >= state.settings.min_partiality) & models.used[block.lattice]
     rows = _rows(block, state, first_lattice, merged, full, partiality)
     return rows, _lattices(block, models, state, merged, offered), sums
 

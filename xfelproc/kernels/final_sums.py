@@ -1,0 +1,185 @@
+"""Kernel of the last pass of merging: all sums over a block's observations that merged intensities and statistics are made of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from xfelproc.kernels.error_model import mixed
+from xfelproc.kernels.postrefinement import own_variance
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+MOMENTS = 6
+"""Columns by unique reflection: ΣwJ², Σw², Σw²J, Σw²J², Σ|I - kJ'|, ΣI, with J' the reference."""
+Z_BINS, Z_WIDTH = 160, 0.1
+"""Deviations over their σ are counted in bins of this width about 0; the first and the last take what is beyond."""
+WINDOW = 16
+"""Observations of similar resolution among which the control is shuffled."""
+
+
+@njit(cache=True, nogil=True)
+def add_final(
+    starts: Ints,
+    identity: Ints,
+    group: NDArray[np.int32],
+    intensity: Singles,
+    fixed: Singles,
+    gain: Singles,
+    full: Singles,
+    partiality: Singles,
+    inverse_d2: Floats,
+    mean: Floats,
+    mean_weight: Floats,
+    expected: Floats,
+    limit: Floats,
+    column: NDArray[np.uint8],
+    used: Bools,
+    terms: Floats,
+    min_partiality: float,
+    weight: Floats,
+    weighted: Floats,
+    count: Ints,
+    moments: Floats,
+    rejected: Ints,
+    deviations: Ints,
+    control_weight: Floats,
+    control_weighted: Floats,
+    merged: Bools,
+) -> None:
+    """Add the observations of used lattices.
+
+    Parameters
+    ----------
+    starts, group, intensity, fixed, gain, full, partiality
+        A block's observations; full and partiality under the final models.
+    identity
+        (m,) number of each lattice in the run: the control is shuffled by a hash of it.
+    inverse_d2, mean, mean_weight, expected, limit
+        Of the unique reflections: 1/d², the reference and its weight, and what the variances are formed of.
+    column
+        (n,) 2 · minus + half-set.
+    used, terms, min_partiality
+        Lattices that are merged, terms of the error model, least partiality.
+    weight, weighted, count
+        (n_unique, 4) Σw, ΣwJ and number by column; J = I/k, w = k²/σ².
+    moments
+        (n_unique, MOMENTS).
+    rejected
+        (n_unique,) outliers.
+    deviations
+        (Z_BINS,) counts of (I - kJ')/σ, where σ² is the variance of that: J' holds the observation itself.
+    control_weight, control_weighted
+        (n_unique, 2) by half-set, each observation given to the reflection of another one of its lattice.
+    merged
+        (n,) becomes true where an observation was added.
+    """
+    for j in range(starts.shape[0] - 1):
+        if not used[j]:
+            continue
+        for i in range(starts[j], starts[j + 1]):
+            if not partiality[i] >= min_partiality:
+                continue
+            g, c = group[i], column[i]
+            v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[g], limit[g], terms)
+            if math.isinf(v):
+                rejected[g] += 1
+                continue
+            merged[i] = True
+            k = full[i] * partiality[i]
+            w, value = k * k / v, intensity[i] / k
+            weight[g, c] += w
+            weighted[g, c] += w * value
+            count[g, c] += 1
+            moments[g, 0] += w * value * value
+            moments[g, 1] += w * w
+            moments[g, 2] += w * w * value
+            moments[g, 3] += w * w * value * value
+            residual = intensity[i] - k * mean[g]
+            moments[g, 4] += abs(residual)
+            moments[g, 5] += intensity[i]
+            left = v - k * k / mean_weight[g] if mean_weight[g] > 0.0 else 0.0
+            if left > 1e-6 * v:
+                place = math.floor(residual / math.sqrt(left) / Z_WIDTH) + Z_BINS // 2
+                deviations[min(max(place, 0), Z_BINS - 1)] += 1
+        _add_control(
+            starts[j],
+            starts[j + 1],
+            identity[j],
+            group,
+            intensity,
+            fixed,
+            gain,
+            full,
+            partiality,
+            inverse_d2,
+            expected,
+            limit,
+            column,
+            terms,
+            merged,
+            control_weight,
+            control_weighted,
+        )
+
+
+@njit(cache=True, nogil=True)
+def _add_control(
+    first: int,
+    last: int,
+    identity: int,
+    group: NDArray[np.int32],
+    intensity: Singles,
+    fixed: Singles,
+    gain: Singles,
+    full: Singles,
+    partiality: Singles,
+    inverse_d2: Floats,
+    expected: Floats,
+    limit: Floats,
+    column: NDArray[np.uint8],
+    terms: Floats,
+    merged: Bools,
+    weight: Floats,
+    weighted: Floats,
+) -> None:
+    """Add one lattice's merged observations, shuffled among those of similar resolution; see `add_final`."""
+    n = 0
+    for i in range(first, last):
+        if merged[i]:
+            n += 1
+    rows = np.empty(n, dtype=np.int64)
+    level = np.empty(n)
+    n = 0
+    for i in range(first, last):
+        if merged[i]:
+            rows[n], level[n] = i, inverse_d2[group[i]]
+            n += 1
+    rows = rows[np.argsort(level)]
+    bits = mixed(np.uint64(identity))
+    # windows begin at another place in each lattice, lest the same reflections always meet
+    start = -int(np.int64(bits % np.uint64(WINDOW)))
+    while start < n:
+        low, high = max(start, 0), min(start + WINDOW, n)
+        source = rows[low:high].copy()
+        for a in range(high - low - 1, 0, -1):
+            bits = mixed(bits)
+            b = int(np.int64(bits % np.uint64(a + 1)))
+            source[a], source[b] = source[b], source[a]
+        for a in range(high - low):
+            i, g = source[a], group[rows[low + a]]
+            own = group[i]
+            if own == g:
+                continue
+            v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[own], limit[own], terms)
+            k = full[i] * partiality[i]
+            half = column[i] % 2
+            weight[g, half] += k * k / v
+            weighted[g, half] += k * intensity[i] / v
+        start += WINDOW
