@@ -219,6 +219,22 @@ class MergedTable(Table):
     )
 
 
+class AmplitudeTable(Table):
+    """Amplitudes of the reflections of a MergedTable, row by row (French & Wilson 1978); NaN: none."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("amplitude", "f8", "", "posterior mean of |F| under Wilson's distribution"),
+        Column("sigma", "f8", "", "its posterior standard deviation"),
+        Column("amplitude_plus", "f8", "", "the same of F(+)"),
+        Column("sigma_plus", "f8", "", "its standard deviation"),
+        Column("amplitude_minus", "f8", "", "the same of F(-)"),
+        Column("sigma_minus", "f8", "", "its standard deviation"),
+        Column("anomalous", "f8", "", "F(+) - F(-) of acentric reflections that have both"),
+        Column("sigma_anomalous", "f8", "", "its standard deviation"),
+    )
+
+
 class UnmergedTable(Table):
     """Scaled observations, sorted by unique reflection and then by lattice: what goes into an unmerged MTZ."""
 
