@@ -24,7 +24,7 @@ SHELLS, CLASSES = 20, 5
 PRIOR_DEGREES = 100.0
 """Independent differences that the spread of a shell counts for in its bins, and 1 in the spread of a shell."""
 LEAST_SPREAD = 0.1
-"""Squares below this are rounding: few observations that agree by chance."""
+"""Factors on variances below this are chance: few observations that agree too well."""
 
 
 def final_sums(block: LatticeBlock, models: LatticeModels, state: CycleState) -> tuple[Sums, NDArray[np.bool_]]:
@@ -104,7 +104,8 @@ def merged_rows(sums: Sums, state: CycleState) -> Arrays:
     every, plus, minus = Means.of(sums, (0, 1, 2, 3)), Means.of(sums, (0, 1)), Means.of(sums, (2, 3))
     halves = Means.of(sums, (0, 2)), Means.of(sums, (1, 3))
     quarters = [Means.of(sums, (column,)).value for column in range(4)]
-    spread, chi2 = spreads(sums, state.unique.inverse_d2)
+    # standard deviations that were given whole may be too small, not too large
+    spread, chi2 = spreads(sums, state.unique.inverse_d2, LEAST_SPREAD if state.errors.degrees else 1.0)
     # intensities have this factor on the common scale
     factor = np.exp(state.gauge[0] - 0.5 * state.gauge[1] * state.unique.inverse_d2)
     sigma_factor = factor * np.sqrt(spread)
@@ -138,8 +139,8 @@ def _control(sums: Sums) -> Floats:
     return means
 
 
-def spreads(sums: Sums, inverse_d2: Floats) -> tuple[Floats, Floats]:
-    """Return the factor on the variance of each mean (n,), and χ² about each mean under the weights (n,)."""
+def spreads(sums: Sums, inverse_d2: Floats, least: float = LEAST_SPREAD) -> tuple[Floats, Floats]:
+    """Return the factor (at least ``least``) on the variance of each mean (n,), and χ² about each mean under the weights (n,)."""
     weight, weighted = sums["weight"].sum(axis=1), sums["weighted"].sum(axis=1)
     mean = np.divide(weighted, weight, out=np.zeros(len(weight)), where=weight > 0)
     moments, count = sums["moments"], sums["count"].sum(axis=1)
@@ -156,7 +157,7 @@ def spreads(sums: Sums, inverse_d2: Floats) -> tuple[Floats, Floats]:
         shell = (ratio[rows] @ degrees[rows] + PRIOR_DEGREES) / (degrees[rows].sum() + PRIOR_DEGREES)
         for own in np.array_split(rows[np.argsort(mean[rows], kind="stable")], CLASSES):
             factor[own] = (ratio[own] @ degrees[own] + PRIOR_DEGREES * shell) / (degrees[own].sum() + PRIOR_DEGREES)
-    bounded: Floats = np.maximum(factor, LEAST_SPREAD)
+    bounded: Floats = np.maximum(factor, least)
     return bounded, chi2
 
 

@@ -7,7 +7,7 @@ R values compare observations to scale · partiality · mean, in the units of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,22 @@ Floats = NDArray[np.float64]
 class GroupSums:
     """What the statistics need of each merged reflection beside the MergedTable; all (n_merged,) unless said.
 
-    ``residual`` and ``total`` are Σ|I - kJ| and ΣI; ``anomalous`` (n, 2) is I(+) - I(-) of each half (NaN: not both measured).
+    ``residual`` and ``total`` are Σ|I - kJ| and ΣI; ``anomalous`` (n, 2) is I(+) - I(-) of each half (NaN: not both measured);
+    ``chi2`` is χ² about the mean, ``control`` (n, 2) are the means of the halves of shuffled observations, ``reference`` are given
+    intensities on the same scale (NaN: none).
     """
 
     residual: Floats
     total: Floats
     n_rejected: NDArray[np.int64]
     anomalous: Floats
+    chi2: Floats
+    control: Floats
+    reference: Floats
+
+    def with_reference(self, reference: Floats) -> GroupSums:
+        """Return the same with other given intensities."""
+        return replace(self, reference=reference)
 
 
 def shell_edges(d_min: float, d_max: float, n: int) -> Floats:
@@ -115,6 +124,40 @@ def _statistics(
         **_residuals(sums.residual[rows], sums.total[rows], count),
         "cc_anomalous": correlation(anomalous[both, 0], anomalous[both, 1]),
         "n_anomalous": int(np.count_nonzero(both)),
+        **_bijvoet(merged, rows),
+        "chi2": _ratio(float(sums.chi2[rows].sum()), float(np.maximum(count - 1, 0).sum())),
+        **_control(sums.control[rows]),
+        **_against(intensity, sums.reference[rows]),
+    }
+
+
+def _bijvoet(merged: MergedTable, rows: NDArray[np.int64]) -> dict[str, float]:
+    """Return what the Friedel differences of acentric reflections say."""
+    rows = rows[(merged["n_plus"][rows] > 0) & (merged["n_minus"][rows] > 0) & ~merged["centric"][rows]]
+    names = ("intensity_plus", "intensity_minus", "sigma_plus", "sigma_minus")
+    plus, minus, sigma_plus, sigma_minus = (merged[name][rows] for name in names)
+    difference, variance = plus - minus, sigma_plus**2 + sigma_minus**2
+    excess = float(np.sum(difference**2 - variance)) / max(len(rows), 1)
+    mean = float(np.sum(plus + minus)) / (2 * max(len(rows), 1))
+    return {
+        "anomalous_signal": float(np.mean(np.abs(difference) / np.sqrt(variance))) if len(rows) else float("nan"),
+        "bijvoet_ratio": np.sqrt(max(excess, 0.0)) / mean if len(rows) and mean > 0 else float("nan"),
+        "n_bijvoet": len(rows),
+    }
+
+
+def _control(control: Floats) -> dict[str, float]:
+    both = np.all(np.isfinite(control), axis=1)
+    return {"cc_control": correlation(control[both, 0], control[both, 1]), "n_control": int(np.count_nonzero(both))}
+
+
+def _against(intensity: Floats, reference: Floats) -> dict[str, float]:
+    known = np.isfinite(reference)
+    ours, theirs = intensity[known], reference[known]
+    return {
+        "cc_reference": correlation(ours, theirs),
+        "r_reference": _ratio(2.0 * float(np.sum(np.abs(ours - theirs))), float(np.sum(ours + theirs))),
+        "n_reference": int(np.count_nonzero(known)),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gemmi
@@ -134,8 +134,10 @@ def merged_table(rows: Partial, cell: Sequence[float], group: gemmi.SpaceGroup, 
     known: dict[str, Any] = {c.name: rows[c.name] for c in MergedTable.SCHEMA if c.name in rows}
     table = MergedTable(None, **known, d=d, free=free_flags(hkl, group, settings.free_fraction, shells))
     keep = rows["multiplicity"] >= settings.min_multiplicity
-    sums = GroupSums(*(rows[name][keep] for name in ("residual", "total", "n_rejected", "anomalous")))
-    return table.select(keep), sums
+    nothing = np.full(len(hkl), np.nan)
+    # the buckets of `merged_rows` know neither χ² nor a control
+    rows = {"chi2": nothing, "control": np.full((len(hkl), 2), np.nan), "reference": nothing} | rows
+    return table.select(keep), GroupSums(**{f.name: rows[f.name][keep] for f in fields(GroupSums)})
 
 
 def unmerged_table(scaled: Scaled) -> UnmergedTable:
