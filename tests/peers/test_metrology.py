@@ -28,6 +28,7 @@ DIALS = {
 }
 """RMSDs of X, Y (mm) and ΔΨ (radians) after each level."""
 AS_DIALS = Metrology(
+    prediction="turn",
     outliers="none",
     sigma_psi=float(np.degrees(1e-2)),
     sigma_floor=0.0,

@@ -60,7 +60,7 @@ def test_a_refined_geometry(tmp_path: Path, kept: bool) -> None:
     if kept:
         values = np.full((1, 6), 0.5)
         names, n = ("d",), np.array([4], np.int32)
-        outcome = LevelOutcome(0, MOVED, names, n, n.astype(np.int64), np.zeros(1, bool), *[values] * 6, 1.0, (), True)
+        outcome = LevelOutcome(0, MOVED, names, n, n.astype(np.int64), np.zeros(1, bool), *[values] * 8, 1.0, (), True)
         path = result_path(tmp_path / "gather", 0)
         make_folder(path.parent)
         write_node(path, "", {"result": packed_state(SimpleNamespace(outcomes=(outcome,)))})

@@ -20,7 +20,7 @@ OTHER: dict[str, Any] = {
     "sigma_floor": 0.6,
     "sigma_psi": 0.4,
     "sigma_psi_floor": 0.9,
-    "prediction": "point",
+    "prediction": "turn",
     "cell_restraint": 0.0002,
     "restraint": "none",
     "min_crystals": 1000,

@@ -23,6 +23,8 @@ from xfelproc.errors import ConfigError
 from xfelproc.models.experiment import Detector
 
 RECORDED = cspad()
+TURNED = Metrology(prediction="turn")
+"""The spots are those of blocks that are turned."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def scene() -> tuple[Detector, list[CrystalSpots]]:
 
 def test_displaced_panels_are_found(scene: tuple[Detector, list[CrystalSpots]]) -> None:
     truth, crystals = scene
-    state = Metrology().refine(RECORDED, BEAM, crystals)
+    state = TURNED.refine(RECORDED, BEAM, crystals)
     assert state.converged, state.why
     before, after = errors_in_plane(RECORDED, truth), errors_in_plane(state.detector, truth)
     assert np.sqrt(np.mean(before**2)) > 0.6
@@ -57,7 +59,7 @@ def test_parts_add_up(scene: tuple[Detector, list[CrystalSpots]]) -> None:
 
 
 def test_too_few_crystals(scene: tuple[Detector, list[CrystalSpots]]) -> None:
-    state = Metrology().refine(RECORDED, BEAM, scene[1][:5])
+    state = TURNED.refine(RECORDED, BEAM, scene[1][:5])
     assert state.finished
     assert not state.converged
     assert "5 lattices" in state.why
@@ -70,7 +72,7 @@ def test_panels_without_spots_follow_the_others(scene: tuple[Detector, list[Crys
         replace(c, **{n: getattr(c, n)[c.panel != 5] for n in ("hkl", "panel", "fast", "slow", "var_fast", "var_slow")})
         for c in crystals
     ]
-    state = Metrology().refine(RECORDED, BEAM, bare)
+    state = TURNED.refine(RECORDED, BEAM, bare)
     assert state.converged, state.why
     assert any("q0a5 (0)" in note for note in state.notes)
     end = state.outcomes[-1]

@@ -8,22 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.algorithms.metrology.accumulate import Partial, quantile_of, unpacked
+from xfelproc.algorithms.metrology.precision import half_moves, uncertainty
 from xfelproc.algorithms.metrology.settings import MetrologySettings
-from xfelproc.algorithms.metrology.solve import (
-    KINDS,
-    WHOLE_SPREAD,
-    LevelFrame,
-    Solution,
-    Uncertainty,
-    half_moves,
-    level_frame,
-    levers,
-    solve_level,
-    uncertainty,
-)
+from xfelproc.algorithms.metrology.solve import LevelFrame, Solution, level_frame, solve_level
 from xfelproc.algorithms.metrology.state import LevelOutcome, MetrologyState, Step
 from xfelproc.errors import ConfigError
-from xfelproc.geometry.hierarchy import apply_moves, chain, distinct_levels, groups_of, moves_between, n_levels, parents_of
+from xfelproc.geometry.hierarchy import apply_moves, distinct_levels, groups_of, moves_between, n_levels
 from xfelproc.models.experiment import Beam, Detector
 
 Floats = NDArray[np.float64]
@@ -41,6 +31,8 @@ _COARSE_DECREASE = 1e-3
 """Part of the loss that a step at a level must promise, where a finer level follows."""
 _SPREAD_PASSES = 3
 """Passes at a level after which the spread of its moves stays: steps settle only if what they bring down is one function."""
+_LEAST_CURVATURE = 0.3
+"""Of the Hessian by the normal matrix, where residuals are still beyond their bounds."""
 _MOST_TRIALS = 4
 _SHORTER = 0.25
 
@@ -168,31 +160,31 @@ def _diverged(state: MetrologyState, what: str) -> MetrologyState:
 
 def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partial, loss: float) -> MetrologyState:
     """Return the state with the step of the level; where that is below the tolerance, of the next level, or the end."""
-    normals = [unpacked(packed) for packed in partial["normal"]]
+    scale, curvature = variance_scale(partial)
+    normals = [curvature * unpacked(packed) for packed in partial["normal"]]
     gradients = partial["gradient"]
     normal, gradient = normals[0] + normals[1], gradients[0] + gradients[1]
-    scale = variance_scale(partial)
     n_used = partial["statistics"][:, 1].astype(np.int64)
     here = state.detector
     finest = groups_of(here, state.finest)
     while True:
-        frame = level_frame(settings, here, state.beam, state.level, finest, n_used)
+        frame = level_frame(settings, here, state.beam, state.level, finest, n_used, state.spread)
         level_start = state.level_start or here
-        moved = moves_between(level_start, here, groups_of(level_start, state.level)).ravel()
+        origin = state.origin or state.start
+        moved = moves_between(origin, here, groups_of(origin, state.level)).ravel()
         if len(frame.own) == 0 or not np.all(np.isfinite(gradient)):
             return _diverged(_noted(state, partial, loss, float("nan"), True), f"there is nothing to refine at level {state.level}")
-        solution = solve_level(settings, frame, normal, gradient, scale, moved, state.spread, 0.0)
+        solution = solve_level(frame, normal, gradient, scale, moved, state.spread, state.passes <= _SPREAD_PASSES)
         step = float(np.sqrt(2.0 * solution.decrease / (scale * len(frame.own))))
         coarse = state.at + 1 < len(state.levels)
         settled = step < settings.tolerance or (coarse and state.passes > 1 and solution.decrease < _COARSE_DECREASE * loss)
         if not settled and state.passes < settings.max_iterations:
-            return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution, moved)
+            return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution)
         settled = settled or step < _NEARLY
         entered = state.level_entry or here
         change = moves_between(entered, here, groups_of(entered, state.level))
-        known = uncertainty(frame, normal, solution, _prior(state, frame, here, scale))
-        tied = _tied_variance(frame, moved) + _tied_above(state, frame, here)
-        outcome = _outcome(frame, solution, known, tied, normals, list(gradients), moved, change, scale, partial, here, settled)
+        own = moves_between(level_start, here, groups_of(level_start, state.level))
+        outcome = _outcome(frame, solution, normals, list(gradients), moved, own, change, scale, partial, here, settled)
         notes = state.notes if settled else (*state.notes, f"level {state.level} has not settled in {state.passes} passes")
         state = replace(
             state,
@@ -200,7 +192,7 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
             at=state.at + 1,
             passes=1,
             level_entry=here,
-            spread=(),
+            spread=solution.spreads,
             notes=(*notes, *_tied_words(frame, outcome)),
         )
         state = replace(state, level_start=_followed(state, here))
@@ -210,9 +202,7 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
             return _noted(replace(state, finished=True, converged=converged, why=why), partial, loss, step, True)
 
 
-def _stepped(
-    settings: MetrologySettings, state: MetrologyState, frame: LevelFrame, solution: Solution, moved: Floats
-) -> MetrologyState:
+def _stepped(settings: MetrologySettings, state: MetrologyState, frame: LevelFrame, solution: Solution) -> MetrologyState:
     """Return the state with the panels moved by a step, unless it is out of all proportion."""
     moves = solution.moves.reshape(-1, 6)
     if not np.all(np.isfinite(moves)) or np.abs(moves[:, :3]).max() > settings.max_shift or np.abs(moves[:, 3:]).max() > 0.5:
@@ -223,61 +213,47 @@ def _stepped(
             f"(metrology.max_shift = {settings.max_shift:g})",
         )
     detector = apply_moves(state.detector, frame.groups, moves)
-    pull = solution.precision * solution.moves
-    spread = solution.spread if state.passes <= _SPREAD_PASSES else state.spread
-    return replace(
-        state, detector=detector, step=moves, spread=spread, restraint=(float(pull @ moved), float(pull @ solution.moves))
-    )
+    return replace(state, detector=detector, step=moves, spread=solution.spreads, restraint=solution.restraint)
 
 
-def variance_scale(partial: Partial) -> float:
-    """Return the variance of the residuals by the variances given, for weights that are robust (Huber 1981, chapter 7).
+def variance_scale(partial: Partial) -> tuple[float, float]:
+    """Return what to multiply the inverse of the loss's Hessian by, and the normal matrix to have that Hessian (Huber 1981, ch. 7).
 
-    The covariance of an M-estimate is <ψ²>/<ψ'>² times the inverse of the unweighted information; the normal matrix here has
-    weights of mean <w>.
+    The covariance of an M-estimate is <ψ²>/<ψ'>² times the inverse of the unweighted information N₀; the Hessian is <ψ'> N₀, and
+    the normal matrix here, with weights of mean <w>, is <w> N₀. So these are <ψ²>/<ψ'> and <ψ'>/<w>.
     """
     totals = partial["totals"].sum(axis=0)
     n = 2.0 * totals[10]
     square, weight, slope = totals[2] / n, totals[3] / n, totals[4] / n
     freedom = max(0.1, 1.0 - totals[8] / (3.0 * totals[10]))
-    return float(square * weight / max(slope, 0.1) ** 2 / freedom)
-
-
-def _prior(state: MetrologyState, frame: LevelFrame, here: Detector, scale: float) -> Floats:
-    """Return the covariance (6 groups, 6 groups) of a level's moves by those of the levels above, for residuals of unit variance.
-
-    A group's move is that of the group above, as its own level spreads, and so on up, and what is its own; only the last is in
-    the level's restraint.
-    """
-    n = 6 * len(frame.groups)
-    out = np.zeros((n, n))
-    for outcome in state.outcomes:
-        above = groups_of(here, outcome.level)
-        spread = np.asarray(outcome.spread or (WHOLE_SPREAD,) * 4)
-        variances = (np.tile(spread[KINDS], len(above)) / levers(above)) ** 2 / scale
-        link = chain(frame.groups, above)
-        out += (link * variances) @ link.T
-    return out
+    slope = max(slope, _LEAST_CURVATURE * weight)
+    return float(square / slope / freedom), float(slope / weight)
 
 
 def _outcome(
     frame: LevelFrame,
     solution: Solution,
-    known: Uncertainty,
-    tied_variance: Floats,
     normals: list[Floats],
     gradients: list[Floats],
     moved: Floats,
+    own: Floats,
     change: Floats,
     scale: float,
     partial: Partial,
     detector: Detector,
     settled: bool,
 ) -> LevelOutcome:
-    """Return what a level came to, with the uncertainties of its moves."""
+    """Return what a level came to, with the uncertainties of its moves: ``moved`` in all, ``own`` beside the level above."""
+    followed = _tied_variance(frame, own.ravel())
+    known = uncertainty(frame, solution, scale, followed)
     halves = half_moves(frame, solution, normals, gradients, moved)
     shape = (len(frame.groups), 6)
     n_used = partial["statistics"][:, 1]
+    difference, half_sigma = known.projector @ (halves[0] - halves[1]), np.sqrt(known.halves)
+    own_rows = np.repeat(~frame.tied, 6) & (half_sigma > 0.0)
+    excess = float(np.mean((difference[own_rows] / half_sigma[own_rows]) ** 2)) if own_rows.any() else 1.0
+    if excess > 1.0:
+        known = uncertainty(frame, solution, excess * scale, followed)
     return LevelOutcome(
         level=frame.level,
         detector=detector,
@@ -285,38 +261,27 @@ def _outcome(
         n_panels=np.array([len(group.panels) for group in frame.groups], dtype=np.int32),
         n_spots=np.array([n_used[list(group.panels)].sum() for group in frame.groups], dtype=np.int64),
         tied=frame.tied,
-        moves=moved.reshape(shape),
+        moves=own,
         change=change,
-        sigma=np.sqrt(scale * known.moves + tied_variance).reshape(shape),
-        sigma_internal=np.sqrt(scale * known.internal + tied_variance).reshape(shape),
-        half_difference=(known.projector @ (halves[0] - halves[1])).reshape(shape),
-        half_sigma=np.sqrt(scale * known.halves).reshape(shape),
+        sigma=np.sqrt(known.moves).reshape(shape),
+        sigma_internal=np.sqrt(known.internal).reshape(shape),
+        sigma_centre=np.sqrt(known.centres).reshape(-1, 2),
+        sigma_ray=np.sqrt(known.rays).reshape(-1, 2),
+        half_difference=difference.reshape(shape),
+        half_sigma=half_sigma.reshape(shape),
         scale=scale,
-        spread=solution.spread,
+        spread=solution.spreads.get(frame.level, ()),
         converged=settled,
     )
 
 
 def _tied_variance(frame: LevelFrame, moved: Floats) -> Floats:
-    """Return (6 groups): the scatter of the other groups' moves, for groups that only follow them; else 0."""
+    """Return (6 groups): the scatter of the other groups' moves, for groups that only follow them, where there is no prior."""
     moves, tied = moved.reshape(-1, 6), frame.tied
-    if not tied.any() or tied.all():
+    if frame.ancestry is not None or not tied.any() or tied.all():
         return np.zeros(moved.size)
     spread = np.mean((moves[~tied] - moves[~tied].mean(axis=0)) ** 2, axis=0)
     return np.asarray((tied[:, None] * spread).ravel(), dtype=np.float64)
-
-
-def _tied_above(state: MetrologyState, frame: LevelFrame, here: Detector) -> Floats:
-    """Return (6 groups) what groups that only follow may be off by as those above them only follow, too; else 0."""
-    out = np.zeros(6 * len(frame.groups))
-    for outcome in state.outcomes:
-        above = groups_of(here, outcome.level)
-        known = ~outcome.tied[parents_of(frame.groups, above)] | ~frame.tied
-        if not outcome.spread or known.all():
-            continue
-        variances = (np.tile(np.asarray(outcome.spread)[KINDS], len(above)) / levers(above)) ** 2
-        out += np.where(np.repeat(known, 6), 0.0, chain(frame.groups, above) ** 2 @ variances)
-    return out
 
 
 def _tied_words(frame: LevelFrame, outcome: LevelOutcome) -> tuple[str, ...]:

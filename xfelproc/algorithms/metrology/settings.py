@@ -43,7 +43,7 @@ class MetrologySettings(Parameters):
     prediction: Annotated[
         Literal["turn", "point"],
         Field(description="how a reflection off its condition diffracts: by blocks that are turned, or by its point's extent"),
-    ] = "turn"
+    ] = "point"
     cell_restraint: Annotated[float, Field(gt=0, description="relative standard deviation of a cell about the lattice's")] = 0.02
     restraint: Annotated[
         Literal["auto", "none"],
@@ -51,9 +51,7 @@ class MetrologySettings(Parameters):
     ] = "auto"
     min_crystals: Annotated[int, Field(ge=1, description="lattices that metrology needs")] = 20
     min_crystal_spots: Annotated[int, Field(ge=3, description="spots a lattice needs to count")] = 6
-    min_spots: Annotated[int, Field(ge=3, description="spots that a group needs to move by itself; else it follows the others")] = (
-        20
-    )
+    min_spots: Annotated[int, Field(ge=3, description="spots that a group needs to move by itself; else it follows the others")] = 5
     max_iterations: Annotated[int, Field(ge=1, le=100, description="passes over the data at one level")] = 8
     tolerance: Annotated[
         float, Field(gt=0, le=1, description="root mean square step, in standard deviations, at which a level is done")

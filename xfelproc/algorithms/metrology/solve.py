@@ -13,20 +13,22 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.metrology.prior import KINDS, Ancestry, Spreads, begun
 from xfelproc.algorithms.metrology.settings import MetrologySettings
-from xfelproc.geometry.hierarchy import PanelGroup, beam_frame, chain, groups_of, parents_of, rigid_modes, turn_about_beam
+from xfelproc.geometry.hierarchy import (
+    PanelGroup,
+    beam_frame,
+    chain,
+    distinct_levels,
+    groups_of,
+    parents_of,
+    rigid_modes,
+    turn_about_beam,
+)
 from xfelproc.models.experiment import Beam, Detector
 
 Floats = NDArray[np.float64]
-KINDS = np.array([0, 0, 1, 2, 2, 3])
-"""Kind of each part of a move: in the plane, along the normal, turns out of the plane, turn in the plane."""
 _STIFF = 1e3
-_START_SPREAD = 0.5
-_NO_SPREAD = 1e3
-WHOLE_SPREAD = 10.0
-"""Standard deviation (mm) of the whole detector's moves before anything is known of them: data say far more."""
-_FIXED = 1e6  # weight of a part of a move that is not free, by the largest of the data
-_LEAST_SPREAD = 1e-4  # of a group's move, mm
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class LevelFrame:
     stop: Floats
     modes: Floats
     """(6 groups, 6) movements of the whole."""
+    beside: Floats
+    """(6 groups, 6 groups) covariance (mm², radians²) of the moves of groups that follow, where the free parameters are known."""
+    ancestry: Ancestry | None
+    """The prior of the free parameters; None: there is none."""
+    across: Floats
+    """(4 groups, 6 groups): two across the beam (mm) of each group's centre, then of where the ray to it meets the group."""
 
     def at_level(self, normal: Floats) -> Floats:
         """Return a normal matrix of the finest groups' moves as one of the groups'."""
@@ -80,21 +88,35 @@ class LevelFrame:
 
 @dataclass(frozen=True)
 class Solution:
-    """Moves (6 groups) proposed, the matrix over the free parameters, and the spread that the groups are seen to have."""
+    """Moves (6 groups) proposed, and what they follow from.
+
+    ``matrix`` (free, free) is the Hessian of loss and restraint, ``precision`` the restraint's part, for a loss of residuals of
+    variance ``scale``; ``spreads`` are those of the levels, told by so many moves (``freedom``); ``decrease`` is what the loss
+    should fall by, ``restraint`` the first and second derivative of the restraint's loss along the step.
+    """
 
     moves: Floats
     matrix: Floats
     precision: Floats
-    """(6 groups) weights of the restraint, diagonal."""
-    spread: tuple[float, ...]
+    spreads: Spreads
+    freedom: Spreads
     decrease: float
-    """What the loss should fall by."""
+    restraint: tuple[float, float]
 
 
 def level_frame(
-    settings: MetrologySettings, detector: Detector, beam: Beam, level: int, finest: Sequence[PanelGroup], n_used: NDArray[np.int64]
+    settings: MetrologySettings,
+    detector: Detector,
+    beam: Beam,
+    level: int,
+    finest: Sequence[PanelGroup],
+    n_used: NDArray[np.int64],
+    spreads: Spreads,
 ) -> LevelFrame:
-    """Return the groups of a level and their freedom, with ``n_used`` (panel) spots."""
+    """Return the groups of a level and their freedom.
+
+    ``n_used`` (panel) are the spots; ``spreads`` tell what to expect of groups of too few.
+    """
     groups = groups_of(detector, level)
     n_spots = np.array([n_used[list(group.panels)].sum() for group in groups])
     tied = n_spots < settings.min_spots
@@ -105,15 +127,73 @@ def level_frame(
         allowed[2] = False
     if settings.tilts == "fixed" or (settings.tilts == "shared" and level > 0):
         allowed[3:5] = False
-    own = np.flatnonzero(np.tile(allowed, len(groups)) & np.repeat(~tied, 6))
-    follow = _follow(detector, level, groups, tied)[:, own] if tied.any() else None
+    free = np.tile(allowed, len(groups))
+    own = np.flatnonzero(free & np.repeat(~tied, 6))
+    ancestry, beside = None, np.zeros((6 * len(groups),) * 2)
+    if settings.restraint == "auto":
+        ancestry = _ancestry(detector, level, groups, own, allowed)
+    follow = None
+    if tied.any() and ancestry is not None:
+        rows = np.flatnonzero(free & np.repeat(tied, 6))
+        following = _ancestry(detector, level, groups, rows, allowed)
+        follow, beside = _expected(ancestry, following, own, rows, spreads, len(free))
+    elif tied.any():
+        follow = _follow(detector, level, groups, tied)[:, own]
     weight = np.tile([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], len(groups)) + levers(groups) ** 2 * np.tile(
         [0, 0, 0, 1.0, 1.0, 1.0], len(groups)
     )
     turn = turn_about_beam(groups, beam)
     middle = np.mean([group.centre for group in groups], axis=0)
-    down = None if len(groups) == len(finest) else chain(finest, groups)
-    return LevelFrame(level, groups, tied, own, follow, down, weight * turn, rigid_modes(groups, beam_frame(beam), middle))
+    return LevelFrame(
+        level,
+        groups,
+        tied,
+        own,
+        follow,
+        None if len(groups) == len(finest) else chain(finest, groups),
+        weight * turn,
+        rigid_modes(groups, beam_frame(beam), middle),
+        beside,
+        ancestry,
+        _across(groups, beam),
+    )
+
+
+def _ancestry(
+    detector: Detector, level: int, groups: tuple[PanelGroup, ...], rows: NDArray[np.int64], allowed: NDArray[np.bool_]
+) -> Ancestry:
+    """Return the levels that move ``groups``, as far as the ``rows`` of their moves go."""
+    above = [upper for upper in distinct_levels(detector) if upper < level]
+    links, lengths, kinds = [], [], []
+    for upper in above:
+        those = groups_of(detector, upper)
+        links.append(chain(groups, those)[rows])
+        lengths.append(levers(those))
+        kinds.append(np.tile(KINDS if upper == 0 else np.where(allowed, KINDS, -1), len(those)))
+    own_kinds = np.tile(KINDS, len(groups))[rows]
+    return Ancestry((*above, level), tuple(links), (*lengths, levers(groups)[rows]), (*kinds, own_kinds))
+
+
+def _expected(
+    free: Ancestry, tied: Ancestry, own: NDArray[np.int64], rows: NDArray[np.int64], spreads: Spreads, n: int
+) -> tuple[Floats, Floats]:
+    """Return what the moves (n) are by those that are free, and their covariance beside: the ``rows`` tied are as expected."""
+    follow, beside = np.zeros((n, len(own))), np.zeros((n, n))
+    follow[own, np.arange(len(own))] = 1.0
+    follow[rows], beside[np.ix_(rows, rows)] = tied.follows(free, begun(spreads, free.levels))
+    return follow, beside
+
+
+def _across(groups: Sequence[PanelGroup], beam: Beam) -> Floats:
+    """Return (4 groups, 6 groups): see `LevelFrame`."""
+    x, y, z = beam_frame(beam)
+    out = np.zeros((2, len(groups), 2, 6 * len(groups)))
+    for number, group in enumerate(groups):
+        shift = group.axes.T
+        along = np.outer(group.centre, z @ shift) / (group.centre @ z)
+        out[0, number, :, 6 * number : 6 * number + 3] = np.array([x, y]) @ shift
+        out[1, number, :, 6 * number : 6 * number + 3] = np.array([x, y]) @ (shift - along)
+    return out.reshape(4 * len(groups), -1)
 
 
 def levers(groups: Sequence[PanelGroup]) -> Floats:
@@ -143,74 +223,47 @@ def _follow(detector: Detector, level: int, groups: Sequence[PanelGroup], tied: 
 
 
 def solve_level(
-    settings: MetrologySettings,
-    frame: LevelFrame,
-    normal: Floats,
-    gradient: Floats,
-    scale: float,
-    moved: Floats,
-    spread: tuple[float, ...],
-    damping: float,
+    frame: LevelFrame, normal: Floats, gradient: Floats, scale: float, moved: Floats, spreads: Spreads, estimate: bool
 ) -> Solution:
-    """Return the Gauss-Newton moves of a level.
+    """Return the Newton step of a level.
 
     Parameters
     ----------
     normal, gradient
-        Of the finest groups.
+        Of the finest groups; ``normal`` is the Hessian of the loss.
     scale
         Variance of the residuals by the variances given.
     moved
-        (6 groups) how far the groups are from where the level began: the restraint counts from there.
-    spread
-        Standard deviations of the four kinds of moves, from the pass before; empty: not known.
-    damping
-        Levenberg's, relative to the diagonal.
+        (6 groups) how far the groups are from where they were before any refinement: the restraint counts from there.
+    spreads
+        Standard deviations of the levels' moves, as far as they are known.
+    estimate
+        Whether they are to be estimated again.
     """
-    g = frame.gathered(gradient)
-    lengths = levers(frame.groups)
-    held = settings.restraint == "auto" and frame.level > 0 and np.count_nonzero(~frame.tied) > 2
-    known = np.asarray(spread if spread and held else (_START_SPREAD if held else _NO_SPREAD,) * 4)
-    precision = np.where(np.repeat(~frame.tied, 6), scale * lengths**2 / np.tile(known[KINDS], len(frame.groups)) ** 2, 0.0)
-    data = frame.at_level(normal)
-    matrix = _restrained(frame, data, precision)
-    right = frame.pulled(g - precision * moved)
-    trial = matrix.copy()
-    trial[np.diag_indices(len(matrix))] *= 1.0 + damping
-    step = _solved(trial, right)
+    data = stopped(frame.narrowed(frame.at_level(normal)), frame.pulled(frame.stop))
+    g = frame.pulled(frame.gathered(gradient))
+    precision, freedom, here = np.zeros_like(data), Spreads(), moved[frame.own]
+    if frame.ancestry is not None:
+        spreads = begun(spreads, frame.ancestry.levels)
+        evidence = data / scale, (g + data @ here) / scale
+        if estimate:
+            spreads, freedom = frame.ancestry.estimated(spreads, *evidence)
+        else:
+            _, freedom = frame.ancestry.cycle(spreads, *evidence)
+        precision = scale * frame.ancestry.precision(spreads)
+    matrix = data + precision
+    pull = precision @ here
+    right = g - pull
+    step = solved(matrix, right)
+    restraint = (float(pull @ step), float(step @ precision @ step))
     moves = frame.spread_out(step)
-    seen = _spreads(frame, data, precision, moved + moves, scale) if held else ()
-    return Solution(moves, matrix, precision, seen, float(0.5 * step @ right))
+    if frame.ancestry is not None and frame.follow is not None:
+        # groups that follow may be elsewhere than is now expected of them
+        moves += np.where(np.any(frame.follow != 0.0, axis=1), frame.follow @ here - moved, 0.0)
+    return Solution(moves, matrix, precision, spreads, freedom, float(0.5 * step @ right), restraint)
 
 
-def _spreads(frame: LevelFrame, data: Floats, precision: Floats, moves: Floats, scale: float) -> tuple[float, ...]:
-    """Return the standard deviations (mm) of the four kinds of moves of the groups, from moves and their variances.
-
-    The step of expectation maximisation for random effects (Dempster, Laird & Rubin 1977); the variances are those of groups
-    taken one by one.
-    """
-    n = len(frame.groups)
-    blocks = data.reshape(n, 6, n, 6)[np.arange(n), :, np.arange(n), :]
-    free = np.zeros(6 * n, dtype=bool)
-    free[frame.own] = True
-    weights = np.where(free, precision, _FIXED * np.max(np.diag(data)))
-    variances = np.linalg.inv(blocks + np.eye(6) * weights.reshape(n, 6, 1))[:, np.arange(6), np.arange(6)].ravel()
-    squares = (moves**2 + scale * variances) * levers(frame.groups) ** 2
-    kinds, own = np.tile(KINDS, n), np.repeat(~frame.tied, 6)
-    return tuple(max(_LEAST_SPREAD, float(np.sqrt(squares[own & (kinds == kind)].mean()))) for kind in range(4))
-
-
-def _restrained(frame: LevelFrame, normal: Floats, precision: Floats) -> Floats:
-    """Return a level's normal matrix over the free parameters, with the turn about the beam stopped and the restraint added."""
-    matrix = _stopped(frame.narrowed(normal), frame.pulled(frame.stop))
-    if frame.follow is None:
-        matrix[np.diag_indices(len(matrix))] += precision[frame.own]
-        return matrix
-    held: Floats = matrix + frame.follow.T @ (precision[:, None] * frame.follow)
-    return held
-
-
-def _stopped(matrix: Floats, stop: Floats) -> Floats:
+def stopped(matrix: Floats, stop: Floats) -> Floats:
     """Return a normal matrix with a weighted sum of the parameters held at 0."""
     norm = float(stop @ stop)
     if norm == 0.0:
@@ -220,7 +273,7 @@ def _stopped(matrix: Floats, stop: Floats) -> Floats:
     return held
 
 
-def _inverse(matrix: Floats) -> Floats:
+def inverse(matrix: Floats) -> Floats:
     """Return the inverse of a symmetric positive definite matrix of very different units."""
     scale = 1.0 / np.sqrt(np.diag(matrix))
     factor, info = scipy.linalg.lapack.dpotrf(matrix * np.outer(scale, scale), lower=1, clean=0)
@@ -233,60 +286,8 @@ def _inverse(matrix: Floats) -> Floats:
     return full
 
 
-def _solved(matrix: Floats, right: Floats) -> Floats:
+def solved(matrix: Floats, right: Floats) -> Floats:
+    """Return the solution of a symmetric positive definite system of very different units."""
     scale = 1.0 / np.sqrt(np.diag(matrix))
     solution: Floats = scale * scipy.linalg.solve(matrix * np.outer(scale, scale), scale * right, assume_a="pos")
     return solution
-
-
-def half_moves(
-    frame: LevelFrame, solution: Solution, normals: Sequence[Floats], gradients: Sequence[Floats], moved: Floats
-) -> Floats:
-    """Return (2, 6 groups), the moves that each half-set alone would make from here, under half the restraint."""
-    precision = 0.5 * solution.precision
-    out = []
-    for normal, gradient in zip(normals, gradients, strict=True):
-        matrix = _restrained(frame, frame.at_level(normal), precision)
-        right = frame.pulled(frame.gathered(gradient) - precision * moved)
-        out.append(frame.spread_out(_solved(matrix, right)))
-    return np.array(out)
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Variances (6 groups), for residuals of unit variance: of moves, of moves without those of the whole, and of the difference
-    of the half-sets, which the restraint makes smaller; ``projector`` takes movements of the whole away.
-    """
-
-    moves: Floats
-    internal: Floats
-    halves: Floats
-    projector: Floats
-
-
-def uncertainty(frame: LevelFrame, normal: Floats, solution: Solution, prior: Floats) -> Uncertainty:
-    """Return the variances of a level's moves.
-
-    ``normal`` is of the finest groups; ``prior`` (6 groups, 6 groups) is the covariance that the levels above give the moves: the
-    level's own restraint counts from there, as if that were known. With N the information of the data, P the covariance of
-    both and Λ the restraint, moves have (N + P⁻¹)⁻¹; V = (N + Λ)⁻¹ are those of the half-sets' solutions, in which errors of
-    measurement alone give V N V = V - V Λ V; half the data has twice the variance, the difference of two halves four times.
-    Movements of the whole are what least squares on the groups' moves (mm, turns times the group's reach) finds; the whole
-    detector has no others.
-    """
-    lengths, n = levers(frame.groups), len(frame.stop)
-    projector = np.eye(n)
-    if len(frame.groups) > 1:
-        modes = frame.modes * lengths[:, None]
-        projector -= modes @ np.linalg.solve(modes.T @ modes, modes.T)
-        projector *= lengths[None, :] / lengths[:, None]
-    v = frame.spread_out(_inverse(solution.matrix))
-    inside = projector @ v
-    halves = 4.0 * (np.sum(inside * projector, axis=1) - inside**2 @ solution.precision)
-    if np.any(prior) and np.all(solution.precision[frame.own] > 0.0):
-        own = np.diag(1.0 / solution.precision[frame.own]) + prior[np.ix_(frame.own, frame.own)]
-        data = _stopped(frame.narrowed(frame.at_level(normal)), frame.pulled(frame.stop))
-        v = frame.spread_out(_inverse(data + _inverse(own)))
-    internal = np.sum((projector @ v) * projector, axis=1)
-    variances = [np.maximum(0.0, x) for x in (np.diag(v), internal, halves)]
-    return Uncertainty(variances[0], variances[1], variances[2], projector)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.metrology.prior import Spreads
 from xfelproc.models.experiment import Beam, Detector
 
 Floats = NDArray[np.float64]
@@ -50,6 +51,10 @@ class LevelOutcome:
     change: Floats
     sigma: Floats
     sigma_internal: Floats
+    sigma_centre: Floats
+    """(group, 2) of the centres, in x and y across the beam (mm), less the common shift, the turn about the beam and the scale."""
+    sigma_ray: Floats
+    """The same of where the rays to the centres meet the groups: what predictions are off by."""
     half_difference: Floats
     half_sigma: Floats
     scale: float
@@ -76,8 +81,8 @@ class MetrologyState:
     """The bounds of the pass before."""
     psi_common: float = 0.0
     """Common σ of ΔΨ, radians; 0: not known yet."""
-    spread: tuple[float, ...] = ()
-    """How far groups move from the level above (mm): in the plane, along the normal, and by turns out of it and in it."""
+    spread: Spreads = field(default_factory=dict)
+    """How far groups of each level move from the level above (mm): in the plane, along the normal, by turns out of it and in it."""
     origin: Detector | None = None
     """Where the panels were before any refinement, if not at ``start``: the restraint of groups counts from there."""
     level_start: Detector | None = None
