@@ -226,24 +226,23 @@ def places(start: Start, run: Path, report: Report, figure: str) -> None:
     )
     outcome = outcome_of(run)
     if outcome is not None:
-        precision(start, outcome, seen, many, true, report, figure)
+        precision(start, outcome, (seen, error), many, true, report, figure)
 
 
 def precision(
-    start: Start, outcome: Any, error: Floats, many: NDArray[np.bool_], true: Detector, report: Report, figure: str
+    start: Start, outcome: Any, errors: tuple[Floats, Floats], many: NDArray[np.bool_], true: Detector, report: Report, figure: str
 ) -> None:
-    """Add the rows about stated uncertainties: against the truth, and between half-sets."""
-    sigma = outcome.sigma_internal[:, :2] / true.pixel_sizes[0, 0]
-    pull = np.abs(error) / np.maximum(np.sqrt(np.mean(sigma**2, axis=1)), 1e-9)[:, None]
-    few = ~many
-    worst = float(pull[few].max()) if few.any() else float("nan")
-    report.add(
-        figure, f"{start.what}: error of {few.sum()} panels of fewer spots", "within 3 σ", f"largest {worst:.2f} σ", worst <= 3
-    )
-    ratio = float(np.sqrt(np.mean(pull[many] ** 2)))
-    report.add(
-        figure, f"{start.what}: error / stated σ, others", "", f"{ratio:.2f} rms (σ {np.sqrt(np.mean(sigma[many] ** 2)):.4f} px)"
-    )
+    """Add the rows about stated uncertainties: against the truth (as rays see it, and of middles), and between half-sets."""
+    for how, error, stated in (("as rays see it", errors[0], outcome.sigma_ray), ("middles", errors[1], outcome.sigma_centre)):
+        sigma = stated / true.pixel_sizes[0, 0]
+        pull = error / np.maximum(sigma, 1e-9)
+        few = ~many
+        worst = float(np.abs(pull[few]).max()) if few.any() else float("nan")
+        what = f"{start.what}: error of {few.sum()} panels of fewer spots, {how}"
+        report.add(figure, what, "within 3 σ", f"largest {worst:.2f} σ, {np.sqrt(np.mean(pull[few] ** 2)):.2f} rms", worst <= 3)
+        ratio = float(np.sqrt(np.mean(pull[many] ** 2)))
+        measured = f"{ratio:.2f} rms (σ {np.sqrt(np.mean(sigma[many] ** 2)):.4f} px)"
+        report.add(figure, f"{start.what}: error / stated σ, others, {how}", "", measured)
     free = ~outcome.tied
     halves = outcome.half_difference[free] / outcome.half_sigma[free]
     ratio = float(np.sqrt(np.nanmean(halves**2)))
