@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from xfelproc.run.stage_cell import centring_of, sampling_order
-from xfelproc.run.target import holohedry, indexing_ambiguity
+from xfelproc.run.target import holohedry
 
 
 @pytest.mark.parametrize(
@@ -22,22 +22,6 @@ from xfelproc.run.target import holohedry, indexing_ambiguity
 )
 def test_holohedry(cell: tuple[float, ...], group: str) -> None:
     assert holohedry(cell) == group
-
-
-@pytest.mark.parametrize(
-    ("group", "cell", "operators"),
-    [
-        ("P 43 21 2", (79.1, 79.1, 38.0, 90, 90, 90), 0),
-        ("P 41", (79.1, 79.1, 38.0, 90, 90, 90), 1),
-        ("P 63", (93.0, 93.0, 130.0, 90, 90, 120), 1),
-        ("P 3", (93.0, 93.0, 130.0, 90, 90, 120), 3),
-        ("P 21 21 21", (79.1, 79.2, 38.0, 90, 90, 90), 1),
-        ("P 21 21 21", (79.1, 60.0, 38.0, 90, 90, 90), 0),
-    ],
-)
-def test_indexing_ambiguity(group: str, cell: tuple[float, ...], operators: int) -> None:
-    """Merohedral (and for nearly equal axes pseudo-merohedral) choices: one operator a coset."""
-    assert len(indexing_ambiguity(cell, group)) == operators
 
 
 @pytest.mark.parametrize(("name", "centring"), [("P 4 2 2", "P"), ("C 1 2 1", "C"), ("R 3 2:H", "R"), ("R 3 2:R", "P")])

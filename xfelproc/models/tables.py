@@ -275,6 +275,23 @@ class ScaledLatticeTable(Table):
     )
 
 
+class SettingTable(Table):
+    """One row a lattice, where the lattice could be indexed in several ways; written to ``merged/settings.h5``."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("unit", "i4", "", "number of the lattice's shard, over all runs that are merged"),
+        Column("lattice", "i4", "", "row of its LatticeTable"),
+        Column("setting", "i4", "", "number of the setting; 0: as indexed"),
+        Column("operator", "str", "", "indices in the setting in terms of those indexed, as k,h,-l"),
+        Column("probability", "f4", "", "probability of the setting among all (NaN: not known)"),
+        Column("margin", "f4", "", "correlation (Fisher's z) there above that in the next best, in standard deviations"),
+        Column("correlation", "f4", "", "correlation of its E² to the mean of the others, or to the reference"),
+        Column("n_observations", "i4", "", "observations that had a say"),
+        Column("doubt", "u1", "", "0: none; 1: no observation; 2: undecided; 3: agrees with the others in no setting"),
+    )
+
+
 class ShellTable(Table):
     """Statistics of merging, one row a resolution shell (or one for all)."""
 

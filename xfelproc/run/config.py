@@ -240,7 +240,11 @@ def _absolute(config: JobConfig, base: Path) -> JobConfig:
     asked = config.slurm
     if asked.template is not None:
         asked = asked.model_copy(update={"template": absolute(asked.template)})
-    return config.model_copy(update={"input": given.model_copy(update=moved), "slurm": asked})
+    merge = config.section("merge")
+    ambiguity = getattr(merge, "ambiguity", None)  # another merger may have none
+    if ambiguity is not None and ambiguity.reference is not None:
+        merge = merge.model_copy(update={"ambiguity": ambiguity.model_copy(update={"reference": absolute(ambiguity.reference)})})
+    return config.model_copy(update={"input": given.model_copy(update=moved), "slurm": asked, "merge": merge})
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), cls: type[JobConfig] | None = None) -> JobConfig:

@@ -24,10 +24,11 @@ from xfelproc.io.nodes import Partial, find_node, read_node, write_node
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.tables import ShellTable
+from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing
 from xfelproc.run.folding import Gathering, block_leaves, read_partial
 from xfelproc.run.geometry import PROCESS
-from xfelproc.run.lineage import digest, versions
-from xfelproc.run.target import MergingGroup, indexing_ambiguity
+from xfelproc.run.lineage import digest, file_identity, versions
+from xfelproc.run.target import MergingGroup
 from xfelproc.stages.fold import Nodes, Shards, cut_leaves
 from xfelproc.stages.merge_parts import Begin, Gather, MergeJob, Partition, Survey, Whole
 from xfelproc.stages.merge_passes import Numbers, Pass, final_of
@@ -86,6 +87,8 @@ class FoundShards:
     lineage: str
     frames: tuple[int, ...]
     reflections: int
+    reading: Shards | None = None
+    """How the shards are to be read, if not as they are."""
 
     @classmethod
     def of(cls, inputs: Sequence[MergeInput]) -> FoundShards:
@@ -110,6 +113,8 @@ class FoundShards:
     @property
     def blocks(self) -> Shards:
         """The shards as blocks of a fold."""
+        if self.reading is not None:
+            return self.reading
         stages = {given.stage for given in self.inputs}
         stage = stages.pop() if len(stages) == 1 else tuple(given.stage for given in self.inputs)
         return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs))
@@ -119,8 +124,9 @@ def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, gr
     """Return the hash of what a merging depends on: files of equal lineage need not be made again."""
     sizes = [gathering.execution.fold_size, gathering.execution.bucket_size]
     symmetry = [group.space_group, group.proposal]
-    merge = settings.model_dump(mode="json")
-    return digest({"shards": shards.lineage, "merge": merge, "symmetry": symmetry, "sizes": sizes, "versions": versions()})
+    reference = settings.ambiguity.reference
+    content = {"shards": shards.lineage, "merge": settings.model_dump(mode="json"), "symmetry": symmetry, "sizes": sizes}
+    return digest({**content, "reference": reference and file_identity(reference), "versions": versions()})
 
 
 def merge_inputs(
@@ -177,8 +183,9 @@ def merge_inputs(
     job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE)
 
     def attempt() -> dict[str, Any] | None:
-        scaled = _scaled(gathering, job, shards)
-        return None if scaled is None else _write(scaled, settings, group, output, bandwidth, notes)
+        indexing = resolved_indexing(gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output)
+        scaled = _scaled(gathering, job, replace(shards, reading=indexing.blocks))
+        return None if scaled is None else _write(scaled, settings, group, indexing, output, bandwidth, notes)
 
     try:
         record = attempt()
@@ -187,6 +194,7 @@ def merge_inputs(
         shutil.rmtree(job.folder)
         record = attempt()
     shutil.rmtree(job.folder, ignore_errors=True)
+    forget(gathering)
     return record
 
 
@@ -196,17 +204,23 @@ def _scaled(gathering: Gathering, job: MergeJob, shards: FoundShards) -> Scaled 
 
 
 def _write(
-    scaled: Scaled, settings: Merge, group: MergingGroup, output: Path, bandwidth: float, notes: Sequence[str]
+    scaled: Scaled,
+    settings: Merge,
+    group: MergingGroup,
+    indexing: Indexing,
+    output: Path,
+    bandwidth: float,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     cell = [float(v) for v in np.median(scaled.cells, axis=0)]
-    ambiguity = indexing_ambiguity(cell, group.space_group)
-    result = result_of(scaled.final, cell, Symmetry.chosen(group.space_group, settings, group.proposal, ambiguity), settings)
-    said = (*notes, *result.warnings)
+    symmetry = Symmetry.chosen(group.space_group, settings, group.proposal, indexing.unresolved)
+    result = result_of(scaled.final, cell, symmetry, settings)
+    said = (*notes, *indexing.warnings, *result.warnings)
     header = MtzHeader(result.cell, result.space_group, float(np.mean(scaled.wavelengths)), result.title, said)
     write_atomic(output / "merged.mtz", merged_mtz(result.merged, header))
     pieces = unmerged_pieces(sum(scaled.n_unmerged), scaled.rows(), scaled.batches(bandwidth), header)
     write_pieces(output / "unmerged.mtz", pieces)
-    return _record(result, ambiguity)
+    return _record(result, indexing)
 
 
 def rows_of(table: ShellTable) -> list[dict[str, Any]]:
@@ -214,13 +228,14 @@ def rows_of(table: ShellTable) -> list[dict[str, Any]]:
     return [{c.name: table[c.name][row].item() for c in table.SCHEMA} for row in range(len(table))]
 
 
-def _record(result: MergeResult, ambiguity: Sequence[str]) -> dict[str, Any]:
+def _record(result: MergeResult, indexing: Indexing) -> dict[str, Any]:
     return {
         "cell": list(result.cell),
         "space_group": result.space_group,
         "proposal": result.proposal,
-        "ambiguity": list(ambiguity),
-        "warnings": list(result.warnings),
+        "ambiguity": list(indexing.unresolved),
+        "settings": indexing.record,
+        "warnings": [*indexing.warnings, *result.warnings],
         "title": result.title,
         "n_lattices": len(result.lattices),
         "n_lattices_used": int(np.count_nonzero(result.lattices["used"])),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import gemmi
-
 from xfelproc.geometry.cells import metric_tensor
 from xfelproc.geometry.lattice_characters import GROUPS, HIGHEST_FIRST, distortion
 from xfelproc.models.frames import CellTarget
@@ -63,13 +61,3 @@ def merging_group(session: Session) -> MergingGroup:
     target = run_target(session)
     given = session.config.section("merge").space_group or user_target(session).space_group
     return MergingGroup(given or target.space_group or "P 1", given is None)
-
-
-def indexing_ambiguity(cell: Sequence[float], space_group: str, max_obliquity: float = 2.0) -> tuple[str, ...]:
-    """Return operators (as ``k,h,-l``) that map the lattice on itself to ``max_obliquity`` degrees and are not of the point group.
-
-    One operator stands for each coset of the point group (Le Page 1982 and Flack 1987 for obliquity and cosets; computed by gemmi).
-    """
-    group = gemmi.find_spacegroup_by_name(space_group)
-    operators = gemmi.find_twin_laws(gemmi.UnitCell(*cell), group, max_obliquity, False)
-    return tuple(op.as_hkl().triplet() for op in operators)

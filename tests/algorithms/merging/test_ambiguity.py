@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.algorithms.merging.ambiguity_data import CASES, Drawn, draw
+from xfelproc.algorithms.merging import ambiguity_solve
 from xfelproc.algorithms.merging.ambiguity import Doubt, Resolution, agreement, place, resolve
 from xfelproc.algorithms.merging.ambiguity_data import Normalized, concatenated, normalized
 from xfelproc.algorithms.merging.ambiguity_operators import DEN, Settings, find_settings
@@ -177,6 +178,42 @@ def test_a_lattice_without_observations_is_told() -> None:
     assert found.placed.doubt[50] == Doubt.EMPTY
     assert np.isnan(found.placed.probability[50])
     assert np.count_nonzero(found.placed.doubt == Doubt.EMPTY) == 1
+
+
+def test_all_settings_are_merged_in_the_start() -> None:
+    """The only start has half of the lattices in the wrong setting: a mean as of perfect twins."""
+    settings, drawn, data = prepared("P 63", n_lattices=500)
+    found = resolve(data, settings, Ambiguity(starts=1))
+    assert found.resolved
+    assert np.mean(right(settings, drawn, found)) >= 0.99
+
+
+@pytest.mark.parametrize("starts", [1, 4])
+def test_starts(starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, start = [], ambiguity_solve._start
+    monkeypatch.setattr(ambiguity_solve, "_start", lambda *given: made.append(given[1]) or start(*given))
+    settings, _, data = prepared("P 63", n_lattices=50)
+    resolve(data, settings, Ambiguity(starts=starts))
+    assert made == [*range(starts)] * 2
+
+
+def test_probability_below_which_a_lattice_is_undecided() -> None:
+    settings, _, data = prepared("P 63", n_each=16, misjudged=0.7, n_lattices=500)
+    loose, strict = (resolve(data, settings, Ambiguity(min_probability=p)).placed for p in (0.6, 0.999))
+    assert np.array_equal(loose.probability, strict.probability)
+    for placed, limit in ((loose, 0.6), (strict, 0.999)):
+        assert np.array_equal(placed.doubt == Doubt.UNDECIDED, (placed.probability < limit) & (placed.doubt != Doubt.UNRELATED))
+    assert np.count_nonzero(strict.doubt) > 2 * np.count_nonzero(loose.doubt)
+
+
+def test_reflections_beyond_d_min_have_no_say() -> None:
+    _, drawn, data = prepared("P 63", n_lattices=50)
+    shared = beginning(drawn, "P 63", MERGE)
+    some = normalized(drawn.observations, shared, MERGE, d_min=5.0)
+    lengths = 1.0 / np.sqrt(np.array(gemmi.UnitCell(*CASES["P 63"]).calculate_1_d2_array(some.hkl)))
+    assert lengths.min() == pytest.approx(5.0, rel=0.05)
+    assert lengths.min() >= 5.0
+    assert len(some.value) < 0.7 * len(data.value)
 
 
 def test_the_same_again() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.algorithms.merging.ambiguity_data import CASES
 from xfelproc.algorithms.merging.ambiguity_operators import DEN, find_settings, reindexed, strain
-from xfelproc.algorithms.symmetry.ambiguity import indexing_ambiguity
+from xfelproc.geometry.cells import b_matrix, lattice_rotations
 
 SETTINGS = {"P 63": 2, "P 3": 4, "P 4": 2, "C 1 2 1": 2, "P 1": 1, "P 1 21 1": 2, "P 21 21 21": 2}
 SPECIAL = [
@@ -22,6 +22,14 @@ SPECIAL = [
     ("C 1 2 1", (60.0 * 3**0.5, 60.0, 80.0, 90.0, 90.0, 90.0), 6),
     ("I 2 3", (78.0, 78.0, 78.0, 90.0, 90.0, 90.0), 2),
     ("P 21 21 21", (50.0, 53.0, 80.0, 90.0, 90.0, 90.0), 1),
+    ("P 43", (79.0, 79.0, 38.0, 90.0, 90.0, 90.0), 2),
+    ("P 61", (93.0, 93.0, 130.0, 90.0, 90.0, 120.0), 2),
+    ("P 31 2 1", (93.0, 93.0, 130.0, 90.0, 90.0, 120.0), 2),
+    ("P 1 21 1", (50.0, 60.0, 50.1, 90.0, 104.0, 90.0), 2),
+    ("P 1 21 1", (50.0, 60.0, 80.0, 90.0, 90.4, 90.0), 2),
+    ("C 2 2 21", (61.0, 122.6, 168.0, 90.0, 90.0, 90.0), 1),
+    ("P 21 21 21", (79.1, 79.2, 38.0, 90.0, 90.0, 90.0), 2),
+    ("P 21 21 21", (79.1, 60.0, 38.0, 90.0, 90.0, 90.0), 1),
 ]
 ALL = [(group, cell, SETTINGS[group]) for group, cell in CASES.items()] + SPECIAL
 
@@ -32,7 +40,6 @@ def test_settings_are_cosets(group, cell, count) -> None:
     assert len(settings) == count
     assert len(settings.lattice) == count * len(settings.crystal)
     assert settings.names[0] == "h,k,l"
-    assert count == 1 + len(indexing_ambiguity(cell, group, 2.0))
     assert sorted(settings.find(r) for r in settings.lattice) == sorted(list(range(count)) * len(settings.crystal))
     names = settings.relabelings()
     assert all(sorted(row) == list(range(count)) for row in names)
@@ -49,6 +56,24 @@ def test_an_accident_ends_with_the_tolerance() -> None:
     assert len(settings) == 2
     assert strain(cell, settings.matrices[0]) == pytest.approx(0.0, abs=1e-12)
     assert strain(cell, settings.matrices[1]) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize(("group", "cell", "count"), ALL)
+def test_operators_are_rotations_of_the_lattice_outside_the_point_group(group, cell, count) -> None:
+    settings = find_settings(cell, group)
+    b, own = b_matrix(cell), {r.tobytes() for r in settings.crystal}
+    if group[0] == "P":
+        assert len(settings.lattice) == len(lattice_rotations(cell, 2.0)), "counted in another way"
+    for name, matrix in zip(settings.names[1:], settings.matrices[1:], strict=True):
+        hkl = np.array([12, 6, 18])
+        new = reindexed(hkl[None], matrix)[0]
+        indices = {"h": int(hkl[0]), "k": int(hkl[1]), "l": int(hkl[2])}
+        assert new.tolist() == [eval(part, {}, indices) for part in name.split(",")]
+        assert np.linalg.det(matrix / DEN) == pytest.approx(1.0)
+        assert np.linalg.norm(b @ new) == pytest.approx(np.linalg.norm(b @ hkl), rel=0.02)
+        assert matrix.tobytes() not in own
+        exact = group[0] != "P" or cell[3:] == (90.0, 90.0, 120.0) or cell[0] == cell[1]
+        assert strain(cell, matrix) < (1e-9 if exact else 0.02)
 
 
 @pytest.mark.parametrize(("group", "cell", "count"), ALL)

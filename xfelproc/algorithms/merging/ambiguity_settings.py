@@ -22,6 +22,10 @@ class Ambiguity(Parameters):
         float,
         Field(gt=0, le=5, description="degrees by which a twofold axis of the lattice may be off, so that lattice accidents count"),
     ] = 2.0
+    reference: Annotated[
+        str | None,
+        Field(description="MTZ or mmCIF of intensities, or amplitudes, in the setting that is wanted, relative to the job file"),
+    ] = None
     d_min: Annotated[float | None, Field(gt=0, description="reflections beyond have no say, Å; None: all have")] = None
     starts: Annotated[int, Field(ge=1, le=100, description="starts that are compared, the first from lattices as indexed")] = 6
     min_probability: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from xfelproc.algorithms.merging.ambiguity_settings import Ambiguity
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.parameters import Parameters
 
@@ -23,6 +24,9 @@ class Merge(Parameters):
         str | None,
         Field(description="space group to merge in (Hermann-Mauguin); None: the one given for indexing, else the holohedry"),
     ] = None
+    ambiguity: Annotated[Ambiguity, Field(description="lattices that could be indexed in several ways are put into one")] = (
+        Ambiguity()
+    )
     anomalous: Annotated[bool, Field(description="report the anomalous correlation, and draw its half-sets")] = True
     exclude: Annotated[tuple[FlagName, ...], Field(description="integration flags that keep an observation out")] = (
         "OVERLOADED",
