@@ -71,6 +71,7 @@ def add_sample(
     partiality: Singles,
     quality: Floats,
     used: NDArray[np.bool_],
+    offered: NDArray[np.bool_],
     min_partiality: float,
     row: NDArray[np.int32],
     share: Floats,
@@ -84,8 +85,8 @@ def add_sample(
         Observations by lattice; full and partiality under the lattices' models.
     identity
         (m,) number of each lattice in the run: slot and choice are a hash of it and the reflection.
-    quality, used
-        (m,).
+    quality, used, offered
+        (m,) of the lattices; (n,) observations that may be taken.
     min_partiality
         Less partial ones stay out.
     row, share
@@ -97,7 +98,7 @@ def add_sample(
             continue
         for i in range(starts[j], starts[j + 1]):
             g = group[i]
-            if row[g] < 0 or not partiality[i] >= min_partiality:
+            if row[g] < 0 or not offered[i] or not partiality[i] >= min_partiality:
                 continue
             bits = mixed(mixed(np.uint64(identity[j])) + np.uint64(g))
             if float(bits >> np.uint64(11)) * 2.0**-53 >= share[g]:

@@ -206,10 +206,15 @@ def _error_sample(block: LatticeBlock, models: LatticeModels, state: CycleState)
     """Return what `fit_errors` wants of a block."""
     full, partiality = factors(block, models, state)
     columns = (block.intensity, block.variance_fixed, block.variance_gain, full, partiality)
-    plan = SamplePlan.of(state.reference.count)
+    plan = _sample_plan(state)
+    plus = (block.isym % 2 == 1) | state.unique.centric[block.group]
     identity = (block.unit.astype(np.int64) << 32) + block.number
-    quality = np.ones(len(models))
-    return sample_sums(plan, identity, block.starts, block.group, columns, quality, models.used, _smallest(state.settings))
+    quality, smallest = np.ones(len(models)), _smallest(state.settings)
+    return sample_sums(plan, identity, block.starts, block.group, columns, quality, models.used, plus, smallest)
+
+
+def _sample_plan(state: CycleState) -> SamplePlan:
+    return SamplePlan.of(state.reference.count, state.unique.centric)
 
 
 def advance(state: CycleState, sums: Sums) -> CycleState:
@@ -222,7 +227,7 @@ def advance(state: CycleState, sums: Sums) -> CycleState:
     gauge = sums["gauge"][1:] / max(float(sums["gauge"][0]), 1.0)
     errors = state.errors
     if _fits_errors(state):
-        errors = fit_errors(sums["sample"], SamplePlan.of(state.reference.count), new.intensity, errors, state.settings.outlier_cut)
+        errors = fit_errors(sums["sample"], _sample_plan(state), new.intensity, errors, state.settings.outlier_cut)
     if state.given:
         new = replace(new, intensity=state.reference.intensity, weight=state.reference.weight)
     last, cycle = state.errors, state.cycle + 1

@@ -78,20 +78,21 @@ NO_ERRORS = ErrorModel.initial(0.0, 0.0)
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Which observations are sampled: row of each unique reflection (-1: none) and the share of its observations."""
+    """Which observations are sampled: row of each unique reflection (-1: none), and the share of its observations of I(+)."""
 
     row: NDArray[np.int32]
     share: Floats
 
     @classmethod
-    def of(cls, count: NDArray[np.int32]) -> SamplePlan:
-        """Return the plan for unique reflections of which there are ``count`` (n,) observations."""
+    def of(cls, count: NDArray[np.int32], centric: NDArray[np.bool_]) -> SamplePlan:
+        """Return the plan for unique reflections of which there are ``count`` (n,) observations, I(+) and I(-) together."""
         twice = np.flatnonzero(count > 1)
         order = np.argsort(mix(twice.astype(np.uint64)), kind="stable")
         chosen = twice[order[:SAMPLED_REFLECTIONS]]
         row = np.full(len(count), -1, dtype=np.int32)
         row[chosen] = np.arange(len(chosen))
-        return cls(row, np.minimum(SAMPLED_EACH / np.maximum(count, 1), 1.0))
+        plus = np.where(centric, 1.0, 0.5) * np.maximum(count, 1)
+        return cls(row, np.minimum(SAMPLED_EACH / plus, 1.0))
 
     @property
     def n_rows(self) -> int:
@@ -107,6 +108,7 @@ def sample_sums(
     columns: tuple[NDArray[np.float32], ...],
     quality: Floats,
     used: NDArray[np.bool_],
+    plus: NDArray[np.bool_],
     min_partiality: float,
 ) -> Arrays:
     """Return the sample of a block of lattices; those of all blocks add up.
@@ -121,6 +123,8 @@ def sample_sums(
         Observations of each lattice (m + 1,); unique reflection of each observation (n,).
     columns
         Intensity, fixed variance, gain of the variance, scale with B, partiality, each (n,).
+    plus
+        (n,) of I(+) or centric: the others stay out, lest Friedel differences be taken for errors.
     min_partiality
         Less partial observations are not merged.
     """
@@ -137,6 +141,7 @@ def sample_sums(
         partiality,
         quality,
         used,
+        plus,
         min_partiality,
         plan.row,
         plan.share,
