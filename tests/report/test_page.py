@@ -150,6 +150,30 @@ def test_shells_of_noise_have_no_r_split() -> None:
     assert [f"<td>{text}</td></tr>" in body for text in ("25.00", "–", "> 200", "-300.00")] == [True, True, True, False]
 
 
+def test_what_merging_says_of_errors_and_resolution_is_shown() -> None:
+    names = ("completeness", "multiplicity", "i_over_sigma", "cc_half", "cc_star", "r_split", "cc_control", "chi2")
+    shell = dict.fromkeys(names, 0.5) | {"d_max": 30.0, "d_min": 2.0, "cc_reference": float("nan")}
+    shell |= {"n_observations": 9, "n_unique": 3, "n_pairs": 1234, "n_possible": 2468}
+    quality = {
+        "error_model": {"fitted": True, "counting": 1.02, "relative": 0.05, "partiality": 0.03, "position": 0.1, "width": 0.2}
+        | {"nu": 20.0, "degrees": 5000},
+        "resolution": {"cc_half": 1.93, "i_over_sigma": float("nan"), "cc_half_limit": 0.3, "i_over_sigma_limit": 1.0},
+        "normal_probability": {"expected": [-1.0, 0.0, 1.0], "found": [-1.1, 0.0, 1.1]},
+    }
+    data = ReportData("x", summary(), None, "", "", shells=[shell], overall=shell, quality=quality)
+    body = build_report(data).rpartition("<h2>Merged data")[2]
+    for text in (
+        "of the 1,234 reflections (50.0 % of those possible)",
+        "1.93 Å by CC1/2 ≥ 0.3",
+        "– by ⟨I/σ⟩ ≥ 1",
+        "5,000 differences",
+    ):
+        assert text in body, text
+    assert "control CC" in body
+    assert "CC_ref" not in body
+    assert body.count("plotly-graph-div") >= 2
+
+
 def test_titles_of_plots_are_below_the_buttons() -> None:
     figure = spots_and_rmsd(summary())
     buttons, titles = 30, 30  # px

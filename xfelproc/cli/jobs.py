@@ -13,6 +13,7 @@ from xfelproc.cli.progress import ConsoleReporter, make_console, rates
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.report.words import r_split
+from xfelproc.report.words import resolution as resolution_words
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
 from xfelproc.run.distance import distance_warnings
@@ -114,8 +115,11 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
         lines.append(
             f"merged {merged['n_lattices_used']} lattices in {merged['space_group']} to {overall['d_min']:.2f} Å: "
             f"{overall['n_unique']} reflections, completeness {100 * overall['completeness']:.1f} %, multiplicity "
-            f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {r_split(overall['r_split'], 1, ' %')}"
+            f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {r_split(overall['r_split'], 1, ' %')} "
+            f"({overall['n_pairs']} reflections in both halves)"
         )
+        if resolution := merged.get("quality", {}).get("resolution"):
+            lines.append(resolution_words(resolution))
     lines += [f"warning: {text}" for text in distance_warnings(directory)]
     lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]
     return lines + list(outcome.messages)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.report import figures, images, metrology, words
+from xfelproc.report.merged import merged_section
 from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.summary import RunSummary
 
@@ -59,6 +60,8 @@ class ReportData:
     clusters: Sequence[Mapping[str, Any]] = ()
     shells: Sequence[dict[str, Any]] = ()
     overall: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    """What merging says beside the shells: error model, normal probability, resolution."""
     warnings: Sequence[str] = ()
     frames: Sequence[FrameView] = ()
     maximum: NDArray[np.float64] | None = None
@@ -76,7 +79,8 @@ def build_report(data: ReportData) -> str:
     from plotly.offline import get_plotlyjs
 
     parts = [_head(data), _rates(data), _cells(data), _spots(data), _detector(data)]
-    parts += [_metrology(data), _frames(data), _merging(data), _times(data)]
+    parts += [_metrology(data), _frames(data)]
+    parts += [merged_section(data.shells, data.overall, data.quality, _plot), _times(data)]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
         f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"
@@ -227,31 +231,6 @@ def _frames(data: ReportData) -> str:
         + "".join(plots)
         + "</div>"
     )
-
-
-def _merging(data: ReportData) -> str:
-    if not data.shells:
-        return ""
-    heads = ("d_max Å", "d_min Å", "observations", "unique", "completeness %", "multiplicity", "⟨I/σ⟩", "CC1/2", "CC*", "R_split %")
-    rows = "".join(_shell_row(shell) for shell in [*data.shells, *([dict(data.overall)] if data.overall else [])])
-    table = f"<table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>{rows}</table>"
-    return "<h2>Merged data</h2>" + _plot(figures.shells(data.shells)) + table
-
-
-def _shell_row(shell: Mapping[str, Any]) -> str:
-    cells = (
-        words.number(shell["d_max"], 2),
-        words.number(shell["d_min"], 2),
-        f"{shell['n_observations']:,}",
-        f"{shell['n_unique']:,}",
-        words.number(100 * shell["completeness"], 1),
-        words.number(shell["multiplicity"], 2),
-        words.number(shell["i_over_sigma"], 2),
-        words.number(shell["cc_half"], 4),
-        words.number(shell["cc_star"], 4),
-        words.r_split(shell["r_split"], 2),
-    )
-    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 
 def _times(data: ReportData) -> str:

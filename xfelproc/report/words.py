@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 DASH = "–"
@@ -20,3 +22,10 @@ def r_split(value: float, digits: int, unit: str = "") -> str:
     if value > MEANINGLESS:
         return f"> {100 * MEANINGLESS:.0f}{unit}"
     return number(100 * value, digits, unit) if value >= 0 else DASH
+
+
+def resolution(found: Mapping[str, float]) -> str:
+    """Return to which resolution the data go: ``resolution`` of the ``quality`` in merge.json."""
+    by_cc, by_signal = (number(found[name], 2, " Å") for name in ("cc_half", "i_over_sigma"))
+    limits = found["cc_half_limit"], found["i_over_sigma_limit"]
+    return f"Resolution: {by_cc} by CC1/2 ≥ {limits[0]:g} (fit of a tanh), {by_signal} by ⟨I/σ⟩ ≥ {limits[1]:g}."

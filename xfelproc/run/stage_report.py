@@ -69,6 +69,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         clusters=consensus["clusters"] if consensus else (),
         shells=merged.get("shells", []),
         overall=merged.get("overall", {}),
+        quality=merged.get("quality", {}),
         warnings=tuple(dict.fromkeys([*session.warnings, *_known_warnings(session), *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),

@@ -85,6 +85,7 @@ def _data(group: GroupOfRuns, summary: RunSummary, images: Any) -> ReportData:
         space_group=str(merged["space_group"]),
         shells=merged["shells"],
         overall=merged["overall"],
+        quality=merged.get("quality", {}),
         warnings=merged["warnings"],
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
