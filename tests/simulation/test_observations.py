@@ -47,7 +47,7 @@ def test_counts_scatter_as_stated() -> None:
 
 
 def test_the_expected_is_scale_times_b_times_partiality_times_the_truth() -> None:
-    simulator, found = simulated(20, b_spread=5.0, anomalous=0.1)
+    simulator, found = simulated(20, b_spread=5.0, anomalous=0.1, keep_area=False)
     s, crystals, structure = simulator.settings, found.crystals, simulator.structure
     row = found.lattice
     q2 = 1.0 / found.d.astype(np.float64) ** 2

@@ -92,7 +92,7 @@ def add_final(
                 rejected[g] += 1
                 continue
             merged[i] = True
-            k = full[i] * partiality[i]
+            k = np.float64(full[i]) * partiality[i]
             w, value = k * k / v, intensity[i] / k
             weight[g, c] += w
             weighted[g, c] += w * value
@@ -178,7 +178,7 @@ def _add_control(
             if own == g:
                 continue
             v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[own], limit[own], terms)
-            k = full[i] * partiality[i]
+            k = np.float64(full[i]) * partiality[i]
             half = column[i] % 2
             weight[g, half] += k * k / v
             weighted[g, half] += k * intensity[i] / v

@@ -41,7 +41,7 @@ class ObservationSettings:
     """Relative standard deviation of the spectrum of a shot."""
     lorentzian: float = 0.0
     """Share of a Lorentzian of the same half-width in the partiality."""
-    keep_area: bool = False
+    keep_area: bool = True
     """A wider profile is lower by width / w; otherwise its peak is 1."""
     reach: float = 3.0
     """Reflections are integrated up to this number of mean widths from the Ewald sphere."""

@@ -61,7 +61,8 @@ def test_starting_scales_are_wilsons(parts: list[Observations]) -> None:
     beginning = begin(Sample.of(whole, priorities(0, 30)), 1, GROUP, merge)
     kept, partiality = with_partiality(whole, beginning.widths, merge)
     bins = resolution_bins(kept.inverse_d2, 12)
-    expected, means = wilson_scales(kept.intensity, observed_variance(kept), partiality, kept.lattice, bins, 30, 12, 8)
+    height = partiality * sample.peak_height(kept.inverse_d2, beginning.widths)
+    expected, means = wilson_scales(kept.intensity, observed_variance(kept), height, kept.lattice, bins, 30, 12, 8)
     got = [starting_scales(*with_partiality(part, beginning.widths, merge), beginning) for part in parts]
     assert np.concatenate(got).tobytes() == expected.tobytes()
     assert beginning.shell_means.tobytes() == means.tobytes()

@@ -49,4 +49,4 @@ def block_in_memory(
     observations, _ = without_absences(observations, group)
     beginning = begin(Sample.of(observations, priorities(0, observations.n_lattices)), 1, group, settings)
     unique = UniqueReflections.of(keys_of(observations.hkl, group)[0], cell, group)
-    return make_block(observations, facts, unique, group), start(unique, beginning, settings)
+    return make_block(observations, facts, unique, group), start(unique, beginning, settings, group)

@@ -83,7 +83,7 @@ def _lattices(
     m, lattice = block.n_lattices, block.lattice
     scale, b = _gauge(state)
     n_merged = np.bincount(lattice[merged], minlength=m)
-    width = models.width if state.settings.partiality == "gaussian" else np.full((m, 2), np.nan)
+    width = models.width if state.settings.fits_width else np.full((m, 2), np.nan)
     return ScaledLatticeTable(
         m,
         scale=models.scale / scale,

@@ -117,6 +117,11 @@ class Beginning:
     bounds: NDArray[np.int64]
 
     @property
+    def typical_scale(self) -> float:
+        """Scale of the usual lattice, to which the shell means belong."""
+        return float(self.typical[-1]) if len(self.typical) else 1.0
+
+    @property
     def n_buckets(self) -> int:
         """Number of buckets."""
         return len(self.bounds) + 1
@@ -142,8 +147,9 @@ class Beginning:
 def begin(sample: Sample, n_buckets: int, group: gemmi.SpaceGroup, settings: Merge) -> Beginning:
     """Return what the sample says."""
     observations = sample.observations
-    widths = np.array(fit_common_width(observations) if settings.partiality == "gaussian" else (np.nan, np.nan))
+    widths = np.array(fit_common_width(observations) if settings.fits_width else (np.nan, np.nan))
     kept, partiality = with_partiality(observations, widths, settings)
+    partiality = partiality * peak_height(kept.inverse_d2, widths)
     limits = volume_limits(kept.inverse_d2)
     _, shell_means, means, typical = wilson_history(
         kept.intensity,
@@ -162,9 +168,17 @@ def begin(sample: Sample, n_buckets: int, group: gemmi.SpaceGroup, settings: Mer
 
 def partialities(observations: Observations, widths: Floats, settings: Merge) -> Floats:
     """Return the partiality of each observation, (n,)."""
-    if settings.partiality == "gaussian":
+    if settings.fits_width:
         return Widths.common(widths, observations.n_lattices).partiality(observations)
     return observations.partiality if settings.partiality == "model" else np.ones(len(observations))
+
+
+def peak_height(inverse_d2: Floats, widths: Floats) -> Floats:
+    """Return w0 / w: a broader reflection is weaker at its peak (`kernels.partiality`); 1 where there are no widths."""
+    if not np.all(np.isfinite(widths)):
+        return np.ones(len(inverse_d2))
+    height: Floats = widths[0] / np.sqrt(widths[0] ** 2 + widths[1] ** 2 * inverse_d2)
+    return height
 
 
 def full_enough(partiality: Floats, settings: Merge) -> NDArray[np.bool_]:
@@ -185,7 +199,7 @@ def starting_scales(observations: Observations, partiality: Floats, beginning: B
     return replay_scales(
         observations.intensity,
         observed_variance(observations),
-        partiality,
+        partiality * peak_height(observations.inverse_d2, beginning.widths),
         observations.lattice,
         beginning.shells(observations.inverse_d2),
         observations.n_lattices,

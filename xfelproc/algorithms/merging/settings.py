@@ -36,15 +36,27 @@ class Merge(Parameters):
         "EDGE",
     )
     partiality: Annotated[
-        Literal["gaussian", "model", "unity"],
+        Literal["gaussian", "lorentzian", "overlap", "model", "unity"],
         Field(
-            description="gaussian: in the excitation error, its width fitted; model: as integration gives it; unity: all are full"
+            description="gaussian, lorentzian, or overlap of a ball with the shell of the bandwidth: in the excitation error, the"
+            " width fitted; model: as integration gives it; unity: all are full (Monte-Carlo merging)"
         ),
     ] = "gaussian"
     min_partiality: Annotated[float, Field(ge=0, lt=1, description="observations less partial than this are left out")] = 0.05
     scale: Annotated[bool, Field(description="refine a scale for each lattice against the mean of the others")] = True
     b_factor: Annotated[bool, Field(description="refine a relative B for each lattice as well")] = True
     b_restraint: Annotated[float, Field(gt=0, description="standard deviation of the B factors expected, Å²")] = 10.0
+    post_refine: Annotated[
+        bool, Field(description="refine orientation and width of partiality of each lattice, where partiality is fitted")
+    ] = True
+    refine_cell: Annotated[bool, Field(description="post-refine the cell of each lattice as well")] = False
+    rotation_restraint: Annotated[
+        float, Field(gt=0, description="standard deviation of the orientations of indexing about each axis, degrees")
+    ] = 0.02
+    width_restraint: Annotated[float, Field(gt=0, description="standard deviation of the log widths of lattices")] = 0.3
+    cell_restraint: Annotated[float, Field(gt=0, description="standard deviation of the cell lengths of indexing, relative")] = (
+        0.002
+    )
     max_cycles: Annotated[int, Field(ge=1, le=200, description="cycles of scaling at most")] = 30
     outlier_cut: Annotated[
         float, Field(ge=0, description="standard deviations from the mean of the others beyond which one is rejected; 0: none")
@@ -76,6 +88,16 @@ class Merge(Parameters):
         if self.d_min is not None and self.d_max is not None and self.d_max <= self.d_min:
             raise ValueError(f"d_max = {self.d_max} Å must be larger than d_min = {self.d_min} Å")
         return self
+
+    @property
+    def fits_width(self) -> bool:
+        """Whether partiality is a function of the excitation error, of a width that is fitted."""
+        return self.partiality in ("gaussian", "lorentzian", "overlap")
+
+    @property
+    def refines_partiality(self) -> bool:
+        """Whether lattices are post-refined."""
+        return self.post_refine and self.fits_width
 
     @property
     def fits_errors(self) -> bool:
