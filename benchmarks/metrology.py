@@ -49,7 +49,7 @@ def accuracy() -> list[str]:
             rng = np.random.default_rng(seed)
             recorded = simulated.cspad()
             truth = simulated.displaced(recorded, simulated.Errors(in_plane=in_plane), rng, (0.05, -0.08, 0.3))
-            state = Metrology().refine(recorded, simulated.BEAM, simulated.shots(truth, 300, rng, noise))
+            state = Metrology(prediction="turn").refine(recorded, simulated.BEAM, simulated.shots(truth, 300, rng, noise))
             off = simulated.errors_in_plane(state.detector, truth)
             end, inside = state.outcomes[-1], simulated.internal_errors(state.detector, truth)
             figures.append(
@@ -126,7 +126,7 @@ def run_size(n_crystals: int, workers: int = 2) -> tuple[MetrologyState, tuple[f
     """Return, of 256 panels on a pool, the last state; wall and CPU seconds (workers, this process); MiB; the truth."""
     recorded = simulated.grid(16)
     truth = simulated.displaced(recorded, simulated.Errors(), np.random.default_rng(0), (0.05, -0.08, 0.3))
-    settings = Metrology(levels=(2,))
+    settings = Metrology(levels=(2,), prediction="turn")
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         folder = Path(name)
         blocks = -(-n_crystals // BLOCK)
@@ -182,7 +182,7 @@ def size(n_crystals: int) -> list[str]:
 def growth() -> list[str]:
     """Return a row on how the time of a pass grows with the crystals."""
     recorded = simulated.grid(16)
-    settings = Metrology(levels=(2,))
+    settings = Metrology(levels=(2,), prediction="turn")
     state = settings.begin(recorded, simulated.BEAM)
     crystals = simulated.shots(recorded, 100, np.random.default_rng(0), 0.2, (100, 100))
     settings.accumulate(state, crystals[:10])

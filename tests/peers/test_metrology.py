@@ -104,3 +104,15 @@ def test_perturbed_start(shared_data: Path) -> None:
     state = AS_DIALS.model_copy(update={"levels": (0, 1, 2)}).refine(detector, beam, crystals)
     assert state.converged, state.why
     assert np.all(rmsds(state, AS_DIALS, crystals, observed)[:2] <= (0.04385, 0.04904))
+
+
+@pytest.mark.parametrize("outliers", ["tukey", "huber"])
+@pytest.mark.parametrize("name", ["experiments.expt.xz", "perturbed.expt.xz"])
+def test_robust_losses_fall_and_settle_on_all_rows(shared_data: Path, name: str, outliers: str) -> None:
+    detector, beam, crystals, _ = load(shared_data / "metrology_cspad", name, used=False)
+    state = Metrology(outliers=outliers, levels=(0, 1, 2), prediction="turn").refine(detector, beam, crystals)
+    assert state.converged, state.why
+    assert all(step.accepted for step in state.steps)
+    assert all(not step.fall < 0.0 for step in state.steps)
+    assert state.steps[-1].step < 0.1
+    assert len(state.steps) <= 12

@@ -13,10 +13,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.metrology_lattice import cell_weight, evaluate, move_lattice, psi_spread, restrain, strains_of, symmetrize
+from xfelproc.kernels.metrology_lattice import cell_weight, optimum, psi_spread, symmetrize
 from xfelproc.kernels.metrology_rows import group_rows
 from xfelproc.kernels.robust import bin_of, influence_slope, robust
-from xfelproc.kernels.small_matrices import cholesky, solve_lower, solve_upper
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -25,8 +24,6 @@ N_STATISTICS = 12
 """Columns of the sums a panel: spots, used, Σ of fast, slow, fast², slow², radial, tangential, radial², tangential², ΔΨ, ΔΨ²."""
 N_TOTALS = 12
 """Sums a half-set: see `add_crystals`."""
-_MOST_CYCLES = 12
-_SMALL_DECREASE = 1e-3  # of half the weighted sum of squares, at which the local parameters are at their optimum
 
 
 @njit(cache=True, nogil=True)
@@ -228,10 +225,10 @@ def add_crystals(
     for c in range(lattices.shape[0]):
         most = max(most, starts[c + 1] - starts[c])
     n_groups = frames.shape[0]
-    q, slope, away = np.empty(3), np.empty(3), np.empty(6)
+    q, slope = np.empty(3), np.empty(3)
     rays, spots, rows = np.empty((most, 15)), np.empty((most, 20)), np.empty((most, 3, 9))
     residual, weights, scratch = np.empty((most, 3)), np.empty((most, 5)), np.empty(most)
-    local, right, step, kept = np.empty((9, 9)), np.empty(9), np.empty(9), np.empty((9, 9))
+    step, kept = np.empty(9), np.empty((9, 9))
     strain, weight_of_cell = np.empty((6, 3, 3)), np.empty((6, 6))
     slot, touched = np.full(n_groups, -1, dtype=np.int32), np.empty(n_groups, dtype=np.int32)
     widest = 6 * min(n_groups, most)
@@ -254,59 +251,34 @@ def add_crystals(
         if last - first < settings[6] or not psi_sigma > 0.0:
             totals[half, 11] += 1.0
             continue
-        metric = a.T @ a
-        cell_weight(metric, basis, n_strain, settings[5], weight_of_cell)
-        best, held, good = math.inf, 0.0, False
-        kept_a = a
-        for cycle in range(_MOST_CYCLES + 1):
-            strains_of(a, basis, n_strain, strain)
-            loss = evaluate(
-                a,
-                hkl,
-                panel,
-                observed,
-                geometry,
-                bounds,
-                first,
-                last,
-                strain,
-                n_strain,
-                beam,
-                radius,
-                psi_sigma,
-                settings,
-                q,
-                slope,
-                rays,
-                spots,
-                rows,
-                residual,
-                weights,
-                local,
-                right,
-            )
-            restraint = restrain(a, metric, basis, n_strain, weight_of_cell, local, right, away)
-            loss += restraint
-            if not loss <= best + _SMALL_DECREASE and cycle < _MOST_CYCLES:
-                # a worse place: half the step from the best
-                step[:p] *= 0.5
-                strains_of(kept_a, basis, n_strain, strain)
-                a = move_lattice(kept_a, step, strain, n_strain)
-                continue
-            best, held, kept_a = loss, restraint, a
-            kept[:p, :p] = local[:p, :p]
-            step[:p] = right[:p]
-            good = cholesky(kept, p)
-            if not good:
-                break
-            solve_lower(kept, step, p)
-            decrease = 0.0
-            for j in range(p):
-                decrease += 0.5 * step[j] * step[j]
-            if decrease < _SMALL_DECREASE or cycle == _MOST_CYCLES:
-                break
-            solve_upper(kept, step, p)
-            a = move_lattice(a, step, strain, n_strain)
+        cell_weight(a.T @ a, basis, n_strain, settings[5], weight_of_cell)
+        a, best, held, good = optimum(
+            a,
+            basis,
+            n_strain,
+            weight_of_cell,
+            hkl,
+            panel,
+            observed,
+            geometry,
+            bounds,
+            first,
+            last,
+            beam,
+            radius,
+            psi_sigma,
+            settings,
+            q,
+            slope,
+            rays,
+            spots,
+            rows,
+            residual,
+            weights,
+            strain,
+            kept,
+            step,
+        )
         if not good:
             totals[half, 11] += 1.0
             continue
@@ -345,7 +317,7 @@ def add_crystals(
                     own[m, r, s] += j0 * moves[0, s] + j1 * moves[1, s]
                 for k in range(p):
                     coupling[k, 6 * m + r] += j0 * rows[n, 0, k] + j1 * rows[n, 1, k]
-        # `step` holds L⁻¹ b of the last evaluation
+        # `step` holds L⁻¹ b of the optimum
         _reduce(kept, step, p, coupling, own, pull, touched, count, line, normal[half], gradient[half])
         for m in range(count):
             slot[touched[m]] = -1

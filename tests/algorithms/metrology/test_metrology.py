@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from tests.algorithms.metrology.simulated import (
     BEAM,
@@ -118,3 +119,21 @@ def test_shared_movements_leave_groups_in_the_plane(scene: tuple[Detector, list[
     assert np.all(whole.moves[:, 3:5] == pytest.approx(0.0, abs=1e-9))
     assert abs(whole.moves[0, 2]) > 0.01
     assert np.abs(panels.moves[:, 2:5]).max() < 1e-9
+
+
+def test_the_optimum_of_a_lattice_does_not_hang_on_where_it_starts(scene: tuple[Detector, list[CrystalSpots]]) -> None:
+    truth, crystals = scene
+    rng = np.random.default_rng(8)
+    metrology = Metrology(prediction="turn", sigma_psi=0.1)
+    state = replace(metrology.begin(truth, BEAM), bounds=np.full(65, 4.7))
+    partials = []
+    spoilt = []
+    for c in crystals[:30]:
+        off = np.where(rng.random(len(c.panel)) < 0.2, 3.0, 0.0) * rng.normal(size=(2, len(c.panel)))
+        spoilt.append(replace(c, fast=c.fast + off[0], slow=c.slow + off[1]))
+    for turns in 0.1 * rng.normal(size=(2, 30, 3)):
+        starts = [replace(c, A=Rotation.from_rotvec(t, degrees=True).as_matrix() @ c.A) for c, t in zip(spoilt, turns, strict=True)]
+        partials.append(metrology.accumulate(state, starts))
+    for name in ("totals", "gradient"):
+        a, b = (partial[name] for partial in partials)
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-3 * np.abs(a).max()), name

@@ -14,6 +14,7 @@ from xfelproc.algorithms.metrology.state import MetrologyState
 from xfelproc.geometry.hierarchy import group_of_panel, groups_of
 from xfelproc.geometry.prediction import pack_detector
 from xfelproc.kernels import metrology as kernel
+from xfelproc.kernels.metrology_lattice import SMALL_DECREASE as SMALL_DECREASE
 from xfelproc.kernels.robust import BINS_AN_OCTAVE, FIRST_OCTAVE, N_BINS
 
 Partial = dict[str, NDArray[Any]]

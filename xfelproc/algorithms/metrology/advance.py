@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.algorithms.metrology.accumulate import Partial, quantile_of, unpacked
+from xfelproc.algorithms.metrology.accumulate import SMALL_DECREASE, Partial, quantile_of, unpacked
 from xfelproc.algorithms.metrology.precision import half_moves, uncertainty
 from xfelproc.algorithms.metrology.settings import MetrologySettings
 from xfelproc.algorithms.metrology.solve import LevelFrame, Solution, level_frame, solve_level
@@ -23,17 +23,19 @@ _COMMON_WEIGHT = 20.0  # spots that the bound of all panels counts for on each
 _BOUND_CHANGE = 0.02
 _BOUND_PASSES = 2
 """Passes of a level after which the bounds change: then the loss is a function of the detector alone."""
-_LOSS_NOISE = {"none": 1e-5, "huber": 1e-3, "tukey": 1e-3}
-"""Relative rise of the loss that is no failure: with changing weights a few lattices come to other optima."""
+_LOSS_NOISE = 1e-9
+"""Relative rise of the loss that is no failure, beside what each lattice is brought to its optimum to."""
 _NEARLY = 1.0
 """Step, in standard deviations, at which a level that gets no further is as good as done."""
 _COARSE_DECREASE = 1e-3
 """Part of the loss that a step at a level must promise, where a finer level follows."""
 _SPREAD_PASSES = 3
 """Passes at a level after which the spread of its moves stays: steps settle only if what they bring down is one function."""
-_LEAST_CURVATURE = 0.3
-"""Of the Hessian by the normal matrix, where residuals are still beyond their bounds."""
+_LEAST_CURVATURE = 0.55
+"""Of the Hessian by the normal matrix: that is a majoriser, whose step may be up to twice as long and never raises the loss."""
 _MOST_TRIALS = 4
+_TRIALS_NEARLY = 2
+"""Trials of a step within the uncertainties."""
 _SHORTER = 0.25
 
 
@@ -86,13 +88,11 @@ def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial
         state, before=partial["statistics"] if first else state.before, after=partial["statistics"], passes=state.passes + 1
     )
     loss = float(totals[0])
-    if state.step.size and not float(totals[1]) + _restraint_change(state) <= state.accepted_loss * (
-        1.0 + _LOSS_NOISE[settings.outliers]
-    ):
-        promised = next(step.step for step in reversed(state.steps) if step.accepted)
-        if state.trials < _MOST_TRIALS or promised > _NEARLY:
-            return _shorten(settings, _noted(state, partial, loss, float("nan"), False))
-        # the step is now so short that this is where it began, and it was within the uncertainties
+    fall = state.accepted_loss - float(totals[1]) - _restraint_change(state) if state.step.size else float("nan")
+    if fall < -(SMALL_DECREASE * totals[9] + _LOSS_NOISE * loss):
+        return _shorten(_noted(state, partial, loss, float("nan"), fall))
+    if state.trials and not np.any(state.step):
+        # back where the step began, which was within the uncertainties
         state = replace(state, passes=settings.max_iterations)
     state = replace(state, accepted=state.detector, accepted_loss=loss, trials=0, step=np.zeros(0))
     state = _bounded(settings, state, partial)
@@ -100,17 +100,17 @@ def advance(settings: MetrologySettings, state: MetrologyState, partial: Partial
         used = partial["statistics"].sum(axis=0)
         # other weights: this loss is not comparable to the next one
         state = replace(state, psi_common=float(np.sqrt(used[11] / max(1.0, used[1]))), accepted_loss=float("inf"))
-    return _propose(settings, state, partial, loss)
+    return _propose(settings, state, partial, loss, fall)
 
 
 def _restraint_change(state: MetrologyState) -> float:
     """Return by how much the last step, shortened as often as it was, changed the restraint's loss."""
     first, second = state.restraint
-    part = _SHORTER**state.trials
+    part = _SHORTER**state.trials if np.any(state.step) else 0.0
     return part * first + 0.5 * part**2 * second
 
 
-def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, accepted: bool) -> MetrologyState:
+def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, fall: float) -> MetrologyState:
     used, totals = partial["statistics"].sum(axis=0), partial["totals"].sum(axis=0)
     n = max(1.0, used[1])
     note = Step(
@@ -122,7 +122,8 @@ def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, ac
         float(np.sqrt((used[4] + used[5]) / n)),
         float(np.degrees(np.sqrt(used[11] / n))),
         step,
-        accepted,
+        fall if np.isfinite(fall) else float("nan"),
+        not np.isnan(step),
     )
     return replace(state, steps=(*state.steps, note))
 
@@ -142,13 +143,18 @@ def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partia
     return replace(state, bounds=bounds, reference=state.bounds, accepted_loss=float("inf"))
 
 
-def _shorten(settings: MetrologySettings, state: MetrologyState) -> MetrologyState:
-    """Return the state with a shorter step from the last place that was good; the end if that has been tried often enough."""
+def _shorten(state: MetrologyState) -> MetrologyState:
+    """Return the state with a shorter step from the last place that was good; with none if that has been tried often enough.
+
+    If the step promised more than the uncertainties, that is the end.
+    """
     assert state.accepted is not None  # there is a step, so there was a place it began
-    if state.trials >= _MOST_TRIALS:
+    promised = next(step.step for step in reversed(state.steps) if step.accepted)
+    if state.trials >= _MOST_TRIALS and promised > _NEARLY:
         return _diverged(state, f"no step brings the loss down at level {state.level}, however short")
-    step = _SHORTER * state.step
-    detector = apply_moves(state.accepted, groups_of(state.accepted, state.level), step)
+    over = promised <= _NEARLY and state.trials >= _TRIALS_NEARLY
+    step = 0.0 * state.step if over else _SHORTER * state.step
+    detector = state.accepted if over else apply_moves(state.accepted, groups_of(state.accepted, state.level), step)
     return replace(state, detector=detector, step=step, trials=state.trials + 1)
 
 
@@ -158,7 +164,7 @@ def _diverged(state: MetrologyState, what: str) -> MetrologyState:
     return replace(state, detector=kept, finished=True, why=f"{what}: the detector is left {where}")
 
 
-def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partial, loss: float) -> MetrologyState:
+def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partial, loss: float, fall: float) -> MetrologyState:
     """Return the state with the step of the level; where that is below the tolerance, of the next level, or the end."""
     scale, curvature = variance_scale(partial)
     normals = [curvature * unpacked(packed) for packed in partial["normal"]]
@@ -173,13 +179,13 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
         origin = state.origin or state.start
         moved = moves_between(origin, here, groups_of(origin, state.level)).ravel()
         if len(frame.own) == 0 or not np.all(np.isfinite(gradient)):
-            return _diverged(_noted(state, partial, loss, float("nan"), True), f"there is nothing to refine at level {state.level}")
+            return _diverged(_noted(state, partial, loss, 0.0, fall), f"there is nothing to refine at level {state.level}")
         solution = solve_level(frame, normal, gradient, scale, moved, state.spread, state.passes <= _SPREAD_PASSES)
         step = float(np.sqrt(2.0 * solution.decrease / (scale * len(frame.own))))
         coarse = state.at + 1 < len(state.levels)
         settled = step < settings.tolerance or (coarse and state.passes > 1 and solution.decrease < _COARSE_DECREASE * loss)
         if not settled and state.passes < settings.max_iterations:
-            return _stepped(settings, _noted(state, partial, loss, step, True), frame, solution)
+            return _stepped(settings, _noted(state, partial, loss, step, fall), frame, solution)
         settled = settled or step < _NEARLY
         entered = state.level_entry or here
         change = moves_between(entered, here, groups_of(entered, state.level))
@@ -199,7 +205,7 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
         if state.at == len(state.levels):
             converged = all(o.converged for o in state.outcomes)
             why = "" if converged else "; ".join(notes)
-            return _noted(replace(state, finished=True, converged=converged, why=why), partial, loss, step, True)
+            return _noted(replace(state, finished=True, converged=converged, why=why), partial, loss, step, fall)
 
 
 def _stepped(settings: MetrologySettings, state: MetrologyState, frame: LevelFrame, solution: Solution) -> MetrologyState:

@@ -16,8 +16,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Step:
-    """What one pass found: ``loss`` is half the robust weighted sum of squares, ``rmsd`` (px) and ``rmsd_psi`` (degrees) are over
-    the spots within their bounds, ``step`` is the root mean square of the moves proposed, in their standard deviations.
+    """What one pass found.
+
+    ``loss`` is half the robust weighted sum of squares, ``fall`` what it fell by, with the restraint, since the place before (NaN:
+    there is none, or it had other bounds); ``rmsd`` (px) and ``rmsd_psi`` (degrees) are over the spots within their bounds,
+    ``step`` is the root mean square of the moves proposed, in their standard deviations (NaN: the place is not accepted).
     """
 
     level: int
@@ -28,6 +31,7 @@ class Step:
     rmsd: float
     rmsd_psi: float
     step: float
+    fall: float
     accepted: bool
 
 
