@@ -16,8 +16,10 @@ Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-MOMENTS = 6
-"""Columns by unique reflection: ΣwJ², Σw², Σw²J, Σw²J², Σ|I - kJ'|, ΣI, with J' the reference."""
+MOMENTS = 3
+"""Columns by unique reflection: ΣwJ², Σ|I - kJ'|, ΣI, with J' the reference."""
+SQUARES = 3
+"""Columns by unique reflection and Friedel sign: Σw², Σw²J, Σw²J²."""
 Z_BINS, Z_WIDTH = 160, 0.1
 """Deviations over their σ are counted in bins of this width about 0; the first and the last take what is beyond."""
 WINDOW = 16
@@ -47,6 +49,7 @@ def add_final(
     weighted: Floats,
     count: Ints,
     moments: Floats,
+    squares: Floats,
     rejected: Ints,
     deviations: Ints,
     control_weight: Floats,
@@ -69,8 +72,8 @@ def add_final(
         Lattices that are merged, terms of the error model, least partiality.
     weight, weighted, count
         (n_unique, 4) Σw, ΣwJ and number by column; J = I/k, w = k²/σ².
-    moments
-        (n_unique, MOMENTS).
+    moments, squares
+        (n_unique, MOMENTS), (n_unique, 2, SQUARES).
     rejected
         (n_unique,) outliers.
     deviations
@@ -87,23 +90,25 @@ def add_final(
             if not partiality[i] >= min_partiality:
                 continue
             g, c = group[i], column[i]
-            v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[g], limit[g], terms)
+            # in double precision: the rows of the unmerged table give the same means
+            y, f, p = np.float64(intensity[i]), np.float64(full[i]), np.float64(partiality[i])
+            v = own_variance(y, np.float64(fixed[i]), np.float64(gain[i]), f, p, expected[g], limit[g], terms)
             if math.isinf(v):
                 rejected[g] += 1
                 continue
             merged[i] = True
-            k = np.float64(full[i]) * partiality[i]
-            w, value = k * k / v, intensity[i] / k
+            k = f * p
+            w, value = k * k / v, y / k
             weight[g, c] += w
             weighted[g, c] += w * value
             count[g, c] += 1
             moments[g, 0] += w * value * value
-            moments[g, 1] += w * w
-            moments[g, 2] += w * w * value
-            moments[g, 3] += w * w * value * value
-            residual = intensity[i] - k * mean[g]
-            moments[g, 4] += abs(residual)
-            moments[g, 5] += intensity[i]
+            squares[g, c // 2, 0] += w * w
+            squares[g, c // 2, 1] += w * w * value
+            squares[g, c // 2, 2] += w * w * value * value
+            residual = y - k * mean[g]
+            moments[g, 1] += abs(residual)
+            moments[g, 2] += y
             left = v - k * k / mean_weight[g] if mean_weight[g] > 0.0 else 0.0
             if left > 1e-6 * v:
                 place = math.floor(residual / math.sqrt(left) / Z_WIDTH) + Z_BINS // 2

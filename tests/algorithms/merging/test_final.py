@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from xfelproc.algorithms.merging import Merge, prepare
-from xfelproc.algorithms.merging.final import merged_rows, normal_probability, spreads
+from xfelproc.algorithms.merging.final import ALL, MINUS, PLUS, chi_squared, merged_rows, normal_probability, spread_of_means
 from xfelproc.algorithms.merging.in_memory import block_in_memory, scale_blocks
 from xfelproc.algorithms.merging.lattice_block import LatticeFacts
 from xfelproc.algorithms.merging.output import output_block
@@ -82,21 +82,28 @@ def test_the_control_does_not_correlate(merged):
     assert np.mean(cc) < 0.15
 
 
-def test_spread_is_that_of_the_observations():
+@pytest.mark.parametrize("difference", [0.0, 30.0])
+def test_spread_is_that_of_the_observations(difference):
     rng = np.random.default_rng(4)
     n, each = 4000, 8
     for inflation in (0.5, 1.0, 4.0):
         weight = rng.uniform(0.5, 2.0, (n, each))
         value = 10.0 + rng.standard_normal((n, each)) * np.sqrt(inflation / weight)
-        moments = np.zeros((n, 6))
+        value[:, 4:] += difference  # of the Friedel mates
+        moments, squares = np.zeros((n, 3)), np.zeros((n, 2, 3))
         moments[:, 0] = np.sum(weight * value**2, axis=1)
-        for i in range(3):
-            moments[:, 1 + i] = np.sum(weight**2 * value**i, axis=1)
-        one = [np.pad(a.sum(axis=1)[:, None], ((0, 0), (0, 3))) for a in (weight, weight * value)]
-        sums = {"weight": one[0], "weighted": one[1], "moments": moments, "count": np.full((n, 4), 2)}
-        spread, chi2 = spreads(sums, rng.uniform(0.01, 0.1, n))
-        assert spread.mean() == pytest.approx(inflation, rel=0.1)
-        assert chi2.mean() == pytest.approx(inflation * (each - 1), rel=0.05)
+        quarters = np.array_split(np.arange(each), 4)
+        for sign, rows in enumerate((slice(0, 4), slice(4, 8))):
+            for i in range(3):
+                squares[:, sign, i] = np.sum((weight**2 * value**i)[:, rows], axis=1)
+        one = [np.stack([a[:, q].sum(axis=1) for q in quarters], axis=1) for a in (weight, weight * value)]
+        sums = {"weight": one[0], "weighted": one[1], "moments": moments, "squares": squares, "count": np.full((n, 4), 2)}
+        inverse_d2 = rng.uniform(0.01, 0.1, n)
+        assert spread_of_means(sums, inverse_d2, (PLUS, MINUS)).mean() == pytest.approx(inflation, rel=0.1)
+        together = spread_of_means(sums, inverse_d2, (ALL,)).mean()
+        assert together == pytest.approx(inflation, rel=0.1) if difference == 0 else together > 2.0 * inflation
+        if difference == 0:
+            assert chi_squared(sums).mean() == pytest.approx(inflation * (each - 1), rel=0.05)
 
 
 def test_normal_probability_of_normal_deviations_is_a_straight_line():

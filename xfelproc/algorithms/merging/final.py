@@ -7,6 +7,7 @@ weighted mean whose weights are not quite right; White 1980, Econometrica 48, 81
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.reference import Arrays, Floats, Sums
 from xfelproc.algorithms.merging.sample import SMALLEST_PARTIALITY
-from xfelproc.kernels.final_sums import MOMENTS, Z_BINS, Z_WIDTH, add_final
+from xfelproc.kernels.final_sums import MOMENTS, SQUARES, Z_BINS, Z_WIDTH, add_final
 
 SHELLS, CLASSES = 20, 5
 """Bins of resolution, of equal number of reflections, and of intensity in each, for the spread."""
@@ -37,7 +38,7 @@ def final_sums(block: LatticeBlock, models: LatticeModels, state: CycleState) ->
     minus = (block.isym % 2 == 0) & ~state.unique.centric[block.group]
     weight, weighted = np.zeros((n, 4)), np.zeros((n, 4))
     count, rejected = np.zeros((n, 4), dtype=np.int64), np.zeros(n, dtype=np.int64)
-    moments, deviations = np.zeros((n, MOMENTS)), np.zeros(Z_BINS, dtype=np.int64)
+    moments, squares, deviations = np.zeros((n, MOMENTS)), np.zeros((n, 2, SQUARES)), np.zeros(Z_BINS, dtype=np.int64)
     control_weight, control_weighted = np.zeros((n, 2)), np.zeros((n, 2))
     merged = np.zeros(len(block), dtype=bool)
     add_final(
@@ -62,6 +63,7 @@ def final_sums(block: LatticeBlock, models: LatticeModels, state: CycleState) ->
         weighted,
         count,
         moments,
+        squares,
         rejected,
         deviations,
         control_weight,
@@ -73,6 +75,7 @@ def final_sums(block: LatticeBlock, models: LatticeModels, state: CycleState) ->
         "weighted": weighted,
         "count": count,
         "moments": moments,
+        "squares": squares,
         "rejected": rejected,
         "deviations": deviations,
         "control_weight": control_weight,
@@ -105,10 +108,10 @@ def merged_rows(sums: Sums, state: CycleState) -> Arrays:
     halves = Means.of(sums, (0, 2)), Means.of(sums, (1, 3))
     quarters = [Means.of(sums, (column,)).value for column in range(4)]
     # standard deviations that were given whole may be too small, not too large
-    spread, chi2 = spreads(sums, state.unique.inverse_d2, LEAST_SPREAD if state.errors.degrees else 1.0)
+    least = LEAST_SPREAD if state.errors.degrees else 1.0
+    spread, spread_apart = (spread_of_means(sums, state.unique.inverse_d2, signs, least) for signs in ((ALL,), (PLUS, MINUS)))
     # intensities have this factor on the common scale
     factor = np.exp(state.gauge[0] - 0.5 * state.gauge[1] * state.unique.inverse_d2)
-    sigma_factor = factor * np.sqrt(spread)
     rows: Arrays = {
         "hkl": state.unique.hkl,
         "centric": state.unique.centric,
@@ -117,17 +120,17 @@ def merged_rows(sums: Sums, state: CycleState) -> Arrays:
         "n_minus": minus.count,
         "n_half1": halves[0].count,
         "n_half2": halves[1].count,
-        "residual": sums["moments"][:, 4],
-        "total": sums["moments"][:, 5],
+        "residual": sums["moments"][:, 1],
+        "total": sums["moments"][:, 2],
         "n_rejected": sums["rejected"],
-        "chi2": chi2,
+        "chi2": chi_squared(sums),
         "anomalous": np.stack([quarters[half] - quarters[2 + half] for half in (0, 1)], axis=1) * factor[:, None],
         "control": _control(sums) * factor[:, None],
     }
-    for name, means in zip(("", "_plus", "_minus"), (every, plus, minus), strict=True):
-        rows |= {f"intensity{name}": means.value * factor, f"sigma{name}": means.sigma * sigma_factor}
+    for name, means, wider in (("", every, spread), ("_plus", plus, spread_apart), ("_minus", minus, spread_apart)):
+        rows |= {f"intensity{name}": means.value * factor, f"sigma{name}": means.sigma * factor * np.sqrt(wider)}
     for i, means in enumerate(halves, start=1):
-        rows |= {f"half{i}": means.value * factor, f"sigma_half{i}": means.sigma * sigma_factor}
+        rows |= {f"half{i}": means.value * factor, f"sigma_half{i}": means.sigma * factor * np.sqrt(spread)}
     measured = every.count > 0
     return {name: values[measured] for name, values in rows.items()}
 
@@ -139,26 +142,44 @@ def _control(sums: Sums) -> Floats:
     return means
 
 
-def spreads(sums: Sums, inverse_d2: Floats, least: float = LEAST_SPREAD) -> tuple[Floats, Floats]:
-    """Return the factor (at least ``least``) on the variance of each mean (n,), and χ² about each mean under the weights (n,)."""
+ALL, PLUS, MINUS = slice(0, 4), slice(0, 2), slice(2, 4)
+
+
+def spread_of_means(sums: Sums, inverse_d2: Floats, signs: Sequence[slice], least: float = LEAST_SPREAD) -> Floats:
+    """Return the factor (at least ``least``) on the variance of each mean, (n,).
+
+    ``signs`` are the columns of observations with a mean of their own: (ALL,), or (PLUS, MINUS) where Friedel differences are no
+    errors.
+    """
+    found, due, degrees = (np.zeros(len(inverse_d2)) for _ in range(3))
+    for columns in signs:
+        weight, weighted, count = (sums[name][:, columns].sum(axis=1) for name in ("weight", "weighted", "count"))
+        mean = np.divide(weighted, weight, out=np.zeros(len(weight)), where=weight > 0)
+        square, with_value, with_square = sums["squares"][:, columns.start // 2 : columns.stop // 2].sum(axis=1).T
+        found += np.maximum(with_square - 2.0 * mean * with_value + mean**2 * square, 0.0)
+        # as the residuals of right weights would give: Σw² (1/w - 1/W) = W - Σw²/W
+        due += weight - np.divide(square, weight, out=np.zeros(len(weight)), where=weight > 0)
+        degrees += np.maximum(count - 1, 0)
     weight, weighted = sums["weight"].sum(axis=1), sums["weighted"].sum(axis=1)
     mean = np.divide(weighted, weight, out=np.zeros(len(weight)), where=weight > 0)
-    moments, count = sums["moments"], sums["count"].sum(axis=1)
-    chi2: Floats = np.maximum(moments[:, 0] - mean * weighted, 0.0)
-    found = np.maximum(moments[:, 3] - 2.0 * mean * moments[:, 2] + mean**2 * moments[:, 1], 0.0)
-    degrees = np.maximum(count - 1, 0).astype(np.float64)
-    # as the residuals of right weights would give: Σw² (1/w - 1/W) = W - Σw²/W
-    due = weight - np.divide(moments[:, 1], weight, out=np.zeros(len(weight)), where=weight > 0)
-    many = (count > 1) & (due > 1e-9 * weight)
+    many = (degrees > 0) & (due > 1e-9 * weight)
     ratio = np.divide(found, due, out=np.ones(len(weight)), where=many)
     degrees *= many
     factor = np.ones(len(weight))
-    for rows in _shells(np.flatnonzero(count > 0), inverse_d2):
+    for rows in _shells(np.flatnonzero(weight > 0), inverse_d2):
         shell = (ratio[rows] @ degrees[rows] + PRIOR_DEGREES) / (degrees[rows].sum() + PRIOR_DEGREES)
         for own in np.array_split(rows[np.argsort(mean[rows], kind="stable")], CLASSES):
             factor[own] = (ratio[own] @ degrees[own] + PRIOR_DEGREES * shell) / (degrees[own].sum() + PRIOR_DEGREES)
     bounded: Floats = np.maximum(factor, least)
-    return bounded, chi2
+    return bounded
+
+
+def chi_squared(sums: Sums) -> Floats:
+    """Return χ² of the observations about their mean (n,), under the weights."""
+    weight, weighted = sums["weight"].sum(axis=1), sums["weighted"].sum(axis=1)
+    mean = np.divide(weighted, weight, out=np.zeros(len(weight)), where=weight > 0)
+    chi2: Floats = np.maximum(sums["moments"][:, 0] - mean * weighted, 0.0)
+    return chi2
 
 
 def _shells(rows: NDArray[np.int64], inverse_d2: Floats) -> list[NDArray[np.int64]]:
