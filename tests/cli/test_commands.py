@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
 
@@ -71,6 +72,26 @@ def test_export_mtz(undisturbed: Path, tmp_path: Path) -> None:
     result = xfelproc("export", undisturbed, "--to", "pdf", "-o", tmp_path / "x.pdf")
     assert result.code == 2
     assert "known: mtz" in result.output
+
+
+def test_export_of_merged_data(undisturbed: Path, tmp_path: Path) -> None:
+    wanted = {"mmcif": "x.cif", "hkl": "x.hkl", "hkl-halves": "x.hkl", "mtz-halves": "x.mtz", "table1": "x.json"}
+    written = "".join(xfelproc("export", undisturbed, "--to", to, "-o", tmp_path / name).output for to, name in wanted.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["x.cif", "x.hkl", "x.hkl1", "x.hkl2", "x.json", "x_1.mtz", "x_2.mtz"]
+    ), written
+    merged = gemmi.read_mtz_file(str(undisturbed / "merged" / "merged.mtz"))
+    assert {"F", "SIGF", "F(+)", "DANO"} <= set(merged.column_labels())
+    (block,) = gemmi.as_refln_blocks(gemmi.cif.read(str(tmp_path / "x.cif")))
+    assert len(block.make_miller_array()) == merged.nreflections
+    assert block.block.find_value("_pdbx_serial_crystallography_data_reduction.frames_total") == "24"
+    lines = (tmp_path / "x.hkl").read_text().splitlines()
+    assert lines[1] == "Symmetry: 4/mmm"
+    assert len(lines) == merged.nreflections + 5
+    table = json.loads((tmp_path / "x.json").read_text())
+    assert {"name": "Frames", "overall": "24", "outermost": ""} in table["table_one"]
+    assert "Unique reflections" in (undisturbed / "merged" / "table1.txt").read_text()
+    assert xfelproc("export", tmp_path, "--to", "mmcif", "-o", tmp_path / "y.cif").code == 2
 
 
 def test_export_stream(undisturbed: Path, tmp_path: Path) -> None:

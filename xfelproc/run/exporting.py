@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xfelproc.errors import ConfigError
-from xfelproc.io.atomic import write_atomic, write_pieces
+from xfelproc.io.atomic import write_pieces
 from xfelproc.io.exchange.geom import read_geom
 from xfelproc.io.exchange.geom_model import GeomFile
 from xfelproc.io.exchange.geom_write import geom_of, write_geom
@@ -24,6 +24,7 @@ from xfelproc.run.combining import CombineInput, combine_runs, workplace
 from xfelproc.run.config import Execution, JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
 from xfelproc.run.distance import source_settings
+from xfelproc.run.exporting_merged import MERGED_EXPORTERS, export_merged
 from xfelproc.run.geometry import final_experiment, final_geometry, result_stage
 from xfelproc.run.lineage import versions
 from xfelproc.run.recipes import default_opener
@@ -112,14 +113,6 @@ class FinishedRun:
         return frame.experiment
 
 
-def export_mtz(run: FinishedRun, output: Path) -> None:
-    """Copy the merged MTZ."""
-    merged = run.directory.merged / "merged.mtz"
-    if not merged.is_file():
-        raise ConfigError(f"{run.directory.path}: nothing is merged yet: run its job first")
-    write_atomic(output, merged.read_bytes())
-
-
 def export_geom(run: FinishedRun, output: Path) -> None:
     """Write the run's geometry for CrystFEL."""
     write_geom(run.first_experiment(), output)
@@ -155,19 +148,21 @@ def _event(source: FrameSource, index: int) -> str:
     return source.event(index) if isinstance(source, Hdf5Source) else f"//{index}"
 
 
-EXPORTERS = {"mtz": export_mtz, "geom": export_geom, "dials": export_dials, "stream": export_stream}
+EXPORTERS = {"geom": export_geom, "dials": export_dials, "stream": export_stream}
 
 
 def export(folder: Path, to: str, output: Path) -> list[Path]:
-    """Write results of a run; return the files written.
+    """Write results of a run, or merged data of a run or a campaign's group; return the files written.
 
     Raises
     ------
     ConfigError
         If the format is not known, or the run has nothing of the kind.
     """
+    if to in MERGED_EXPORTERS:
+        return export_merged(folder, to, output)
     if to not in EXPORTERS:
-        raise ConfigError(f"--to {to}: not known (known: {', '.join(EXPORTERS)})")
+        raise ConfigError(f"--to {to}: not known (known: {', '.join([*MERGED_EXPORTERS, *EXPORTERS])})")
     if to == "dials" and output.suffix == ".refl":
         output = output.with_suffix(".expt")
     EXPORTERS[to](FinishedRun.open(folder), output)

@@ -17,14 +17,15 @@ from xfelproc.algorithms.merging.scaling import SUMS, Phase, ScaleState, advance
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.algorithms.merging.symmetry_notes import Absences
 from xfelproc.errors import ConfigError, DamagedPartError
-from xfelproc.io.atomic import write_atomic, write_pieces
-from xfelproc.io.exchange.mtz import BatchModel, MtzHeader, merged_mtz
+from xfelproc.io.atomic import write_pieces
+from xfelproc.io.exchange.mtz import BatchModel, MtzHeader
 from xfelproc.io.exchange.mtz_pieces import Rows, unmerged_pieces
 from xfelproc.io.nodes import Partial, find_node, read_node, write_node
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.tables import ShellTable
 from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing
+from xfelproc.run.downstream import finish, write_table_one
 from xfelproc.run.folding import Gathering, block_leaves, read_partial
 from xfelproc.run.geometry import PROCESS
 from xfelproc.run.lineage import digest, file_identity, versions
@@ -124,9 +125,10 @@ def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, gr
     """Return the hash of what a merging depends on: files of equal lineage need not be made again."""
     sizes = [gathering.execution.fold_size, gathering.execution.bucket_size]
     symmetry = [group.space_group, group.proposal]
-    reference = settings.ambiguity.reference
+    reference, flags = settings.ambiguity.reference, settings.free_from
     content = {"shards": shards.lineage, "merge": settings.model_dump(mode="json"), "symmetry": symmetry, "sizes": sizes}
-    return digest({**content, "reference": reference and file_identity(reference), "versions": versions()})
+    files = {"reference": reference and file_identity(reference), "free": flags and file_identity(flags)}
+    return digest({**content, **files, "versions": versions()})
 
 
 def merge_inputs(
@@ -138,7 +140,7 @@ def merge_inputs(
     bandwidth: float = 0.0,
     notes: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """Merge the shards of runs into ``merged.mtz`` and ``unmerged.mtz``.
+    """Merge the shards of runs into ``merged.mtz``, ``merged.h5``, ``table1.txt`` and ``unmerged.mtz``.
 
     For one run `run.stage_merge` calls this. For several (a campaign's group of the same sample, dose or delay): make a
     `Gathering` over a `RunDirectory` of the group's own folder (``create`` it, hold its lock), and give the runs, as
@@ -168,8 +170,8 @@ def merge_inputs(
     Returns
     -------
     dict[str, Any] | None
-        What ``merge.json`` says: cell, symmetry, warnings, numbers and statistics by shell. None, and no files, if no lattice has
-        a usable observation.
+        What ``merge.json`` says: cell, symmetry, warnings, numbers, statistics by shell, and what `run.downstream` adds. None, and
+        no files, if no lattice has a usable observation.
 
     Raises
     ------
@@ -195,6 +197,8 @@ def merge_inputs(
         record = attempt()
     shutil.rmtree(job.folder, ignore_errors=True)
     forget(gathering)
+    if record is not None:
+        write_table_one(record, [(given.run, given.stage, given.n_units) for given in shards.inputs], output)
     return record
 
 
@@ -217,10 +221,10 @@ def _write(
     result = result_of(scaled.final, cell, symmetry, settings)
     said = (*notes, *indexing.warnings, *result.warnings)
     header = MtzHeader(result.cell, result.space_group, float(np.mean(scaled.wavelengths)), result.title, said)
-    write_atomic(output / "merged.mtz", merged_mtz(result.merged, header))
+    finished = finish(result.merged, header, settings, output)
     pieces = unmerged_pieces(sum(scaled.n_unmerged), scaled.rows(), scaled.batches(bandwidth), header)
     write_pieces(output / "unmerged.mtz", pieces)
-    return _record(result, indexing)
+    return finished.added_to(_record(result, indexing))
 
 
 def rows_of(table: ShellTable) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import ConfigError, DataError
+from xfelproc.io.exchange.free_flags import read_free_flags
 from xfelproc.io.manifest import UNSEEN, Manifest, Sources, SourceTable, cut_units, default_unit_size, file_state
 from xfelproc.io.names import FileNames
 from xfelproc.io.sources.base import FrameSource
@@ -46,6 +48,16 @@ class Plan:
     """Files that were taken for one frame each, without opening them."""
 
 
+def _check_free_flags(path: str | None) -> None:
+    """Raise ConfigError now, and not when all frames are processed, if the file of free flags is of no use."""
+    if path is None:
+        return
+    try:
+        read_free_flags(Path(path))
+    except DataError as error:
+        raise ConfigError(f"merge.free_from: {error}") from error
+
+
 def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -> Plan:
     """Return sources, frames and units of a job.
 
@@ -62,11 +74,12 @@ def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -
     Raises
     ------
     ConfigError
-        If no source can be opened, no frame is chosen, or the recipe does not exist.
+        If no source can be opened, no frame is chosen, the recipe does not exist, or ``merge.free_from`` has no free flags.
     """
     settings = config.input.settings()
     if settings.geometry is not None and not settings.geometry.is_file():
         raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
+    _check_free_flags(config.section("merge").free_from)
     files = find_inputs(config.input.files)
     seen = _Seen(config, opener, files, spread)
     seen.look()

@@ -21,7 +21,7 @@ def run_stage(session: Session) -> None:
     shards = FoundShards.of([MergeInput(session.directory.path, session.manifest.n_units, session.result_stage)])
     lineage = merge_lineage(gathering, shards, settings, group)
     record = session.directory.read_json(RECORD)
-    files = [session.directory.merged / name for name in ("merged.mtz", "unmerged.mtz")]
+    files = [session.directory.merged / name for name in ("merged.mtz", "merged.h5", "table1.txt", "unmerged.mtz")]
     if record is not None and record["lineage"] == lineage and (record["empty"] or all(f.is_file() for f in files)):
         session.warnings += record["warnings"]
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -95,7 +96,7 @@ def check_crystal(given: GivenFlags, cell: Sequence[float], group: gemmi.SpaceGr
     other = find_space_group(given.space_group)
     if other.laue_str() != group.laue_str():
         return [
-            f"free flags: {given.source} is of {other.xhm()} (Laue class {other.laue_str()}), the data of {group.xhm()} "
+            f"free flags: {Path(given.source).name} is of {other.xhm()} (Laue class {other.laue_str()}), the data of {group.xhm()} "
             f"({group.laue_str()}); mates got the flag that most of them have"
         ]
     return []

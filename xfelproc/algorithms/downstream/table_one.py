@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xfelproc.algorithms.downstream.analysis import Analysis
-
 Row = tuple[str, str, str]
+LARGEST_R = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class TableOne:
 
 
 def table_one(
-    experiment: Experiment, overall: Mapping[str, Any], shells: Sequence[Mapping[str, Any]], analysis: Analysis
+    experiment: Experiment, overall: Mapping[str, Any], shells: Sequence[Mapping[str, Any]], analysis: Mapping[str, Any]
 ) -> TableOne:
     """Return Table 1.
 
@@ -58,7 +57,7 @@ def table_one(
         Statistics as the columns of ShellTable, over all and by shell from low resolution on; shells without an observation
         at the end do not count as the outermost.
     analysis
-        Statistics of the intensities.
+        Statistics of the intensities, as `record.record_of` gives them.
     """
     outer: Mapping[str, Any] = next((shell for shell in reversed(shells) if shell["n_unique"]), {})
     rows = [*_experiment_rows(experiment), ("Resolution (Å)", _range(overall), _range(outer) if outer else "")]
@@ -75,7 +74,8 @@ def table_one(
         ("R_pim", "r_pim", 1, 3),
         ("CC_anom", "cc_anomalous", 1, 3),
     ):
-        rows.append((name, _number(overall.get(key), digits, scale), _number(outer.get(key), digits, scale) if outer else ""))
+        values = [_number(key, row.get(key), digits, scale) if row else "" for row in (overall, outer)]
+        rows.append((name, values[0], values[1]))
     rows += [(name, value, "") for name, value in _analysis_rows(analysis)]
     return TableOne(tuple(rows), "outermost shell" if outer else "")
 
@@ -98,26 +98,25 @@ def _range(row: Mapping[str, Any]) -> str:
     return f"{low:.2f}-{row['d_min']:.2f}" if np.isfinite(low) else f"∞-{row['d_min']:.2f}"
 
 
-def _number(value: float | None, digits: int, scale: float = 1) -> str:
-    if value is None or not np.isfinite(value):
+def _number(key: str, value: float | None, digits: int, scale: float = 1) -> str:
+    # an R value of a shell without signal can be anything
+    if value is None or not np.isfinite(value) or (key.startswith("r_") and not 0 <= value <= LARGEST_R):
         return "-"
     return f"{scale * value:,.{digits}f}"
 
 
-def _analysis_rows(analysis: Analysis) -> list[tuple[str, str]]:
+def _analysis_rows(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    if (plot := analysis.wilson) is not None:
-        rows.append(("Wilson B (Å²)", f"{plot.b_factor:.1f} ± {plot.b_sigma:.1f}"))
-    if (found := analysis.anisotropy) is not None and found.n_free:
-        rows.append(("Anisotropy, largest less smallest B (Å²)", f"{found.range_b:.1f}"))
-        axes = [axis for axis in found.axes if axis.name in ("a*", "b*", "c*")]
-        rows.append(("Resolution along a*, b*, c* (Å)", ", ".join(_reach(axis.d_min, axis.beyond) for axis in axes)))
-    if (test := analysis.l_test) is not None:
-        rows.append(("L-test ⟨|L|⟩, ⟨L²⟩", f"{test.mean_abs.value:.3f}, {test.mean_square.value:.3f}"))
+    if plot := analysis.get("wilson"):
+        rows.append(("Wilson B (Å²)", f"{plot['b_factor']:.1f} ± {plot['b_sigma']:.1f}"))
+    if (found := analysis.get("anisotropy")) and found["n_free"]:
+        rows.append(("Anisotropy, largest less smallest B (Å²)", f"{found['range_b']:.1f}"))
+        axes = [axis for axis in found["axes"] if axis["name"] in ("a*", "b*", "c*")]
+        rows.append(("Resolution along a*, b*, c* (Å)", ", ".join(_reach(axis["d_min"], axis["beyond"]) for axis in axes)))
+    if test := analysis.get("l_test"):
+        rows.append(("L-test ⟨|L|⟩, ⟨L²⟩", f"{test['mean_abs']['value']:.3f}, {test['mean_square']['value']:.3f}"))
     return rows
 
 
 def _reach(d_min: float | None, beyond: bool) -> str:
-    if d_min is None or not np.isfinite(d_min):
-        return "-"
-    return f"{'≤ ' if beyond else ''}{d_min:.2f}"
+    return "-" if d_min is None else f"{'≤ ' if beyond else ''}{d_min:.2f}"

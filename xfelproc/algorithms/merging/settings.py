@@ -82,6 +82,23 @@ class Merge(Parameters):
     free_choice: Annotated[
         Literal["random", "thin_shells"], Field(description="free set drawn by reflection, or by thin resolution shell")
     ] = "random"
+    free_from: Annotated[
+        str | None,
+        Field(
+            description="MTZ or mmCIF file whose free flags are kept and extended with as many values; others, and all without a "
+            "file, are drawn as free_fraction and free_choice say"
+        ),
+    ] = None
+    free_twin_laws: Annotated[
+        bool,
+        Field(description="reflections that a pseudo-merohedral twin law relates share their flag, as merohedral ones always do"),
+    ] = False
+    list_missing: Annotated[
+        bool, Field(description="list possible reflections that were not measured in merged.mtz, with a flag")
+    ] = False
+    composition: Annotated[
+        Literal["protein", "nucleic_acid"], Field(description="whose form factors the Wilson plot is divided by")
+    ] = "protein"
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:

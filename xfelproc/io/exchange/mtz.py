@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xfelproc.errors import DataError
 from xfelproc.geometry.cells import b_matrix
 from xfelproc.models.experiment import Crystal, as_matrix
-from xfelproc.models.tables import MergedTable
+from xfelproc.models.tables import AmplitudeTable, MergedTable, Table
 
 Cell = Sequence[float]
 Floats = NDArray[np.float64]
@@ -37,6 +37,24 @@ MERGED_COLUMNS = (
     ("N(+)", "I", "n_plus"),
     ("N(-)", "I", "n_minus"),
     ("MULTIPLICITY", "I", "multiplicity"),
+)
+
+AMPLITUDE_COLUMNS = (
+    ("F", "F", "amplitude"),
+    ("SIGF", "Q", "sigma"),
+    ("DANO", "D", "anomalous"),
+    ("SIGDANO", "Q", "sigma_anomalous"),
+    ("F(+)", "G", "amplitude_plus"),
+    ("SIGF(+)", "L", "sigma_plus"),
+    ("F(-)", "G", "amplitude_minus"),
+    ("SIGF(-)", "L", "sigma_minus"),
+)
+
+HALF_COLUMNS = (
+    ("FreeR_flag", "I", "free"),
+    ("IMEAN", "J", "half{}"),
+    ("SIGIMEAN", "Q", "sigma_half{}"),
+    ("MULTIPLICITY", "I", "n_half{}"),
 )
 
 UNMERGED_COLUMNS = (
@@ -118,11 +136,20 @@ def _history(notes: Sequence[str]) -> list[str]:
     return [line[:HISTORY_LENGTH].ljust(HISTORY_LENGTH) for line in lines[:MAX_HISTORY]]
 
 
-def merged_mtz(merged: MergedTable, header: MtzHeader) -> bytes:
+def merged_mtz(merged: MergedTable, header: MtzHeader, amplitudes: AmplitudeTable | None = None) -> bytes:
     """Return the bytes of a merged MTZ.
 
     Reflections without one of the Friedel mates have that mate missing; a centric one has I(+) alone. FreeR_flag counts from
     0, and 0 is the test set (CCP4's way).
+
+    Parameters
+    ----------
+    merged
+        Unique reflections, those that were not measured with intensity NaN.
+    header
+        Cell, space group, title, notes.
+    amplitudes
+        Of the same rows; None: intensities alone.
 
     Raises
     ------
@@ -133,11 +160,39 @@ def merged_mtz(merged: MergedTable, header: MtzHeader) -> bytes:
         raise DataError(
             "no reflection was merged, so there is no MTZ to write: lower merge.min_multiplicity or merge.min_partiality"
         )
+    parts: list[tuple[Table, tuple[tuple[str, str, str], ...]]] = [(merged, MERGED_COLUMNS)]
+    if amplitudes is not None:
+        parts.append((amplitudes, AMPLITUDE_COLUMNS))
+    return _reflections_mtz(merged["hkl"], parts, header)
+
+
+def half_mtz(merged: MergedTable, half: int, header: MtzHeader) -> bytes:
+    """Return the bytes of the MTZ of one half-set (1 or 2): the reflections that it measured.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    rows = merged.select(np.isfinite(merged[f"half{half}"]))
+    if not len(rows):
+        raise DataError(f"half-set {half} has no reflection")
+    # tables of before these columns have zeros in them, which nobody may take for errors
+    sigma = np.where(rows[f"sigma_half{half}"] > 0, rows[f"sigma_half{half}"], np.nan)
+    rows = rows.replace(**{f"sigma_half{half}": sigma})
+    columns = tuple((label, kind, name.format(half)) for label, kind, name in HALF_COLUMNS)
+    return _reflections_mtz(rows["hkl"], [(rows, columns)], header)
+
+
+def _reflections_mtz(
+    hkl: NDArray[np.int32], parts: Sequence[tuple[Table, tuple[tuple[str, str, str], ...]]], header: MtzHeader
+) -> bytes:
     mtz = new_mtz(header)
-    columns = [np.asarray(merged["hkl"][:, i], dtype=np.float32) for i in range(3)]
-    for label, kind, name in MERGED_COLUMNS:
-        mtz.add_column(label, kind, dataset_id=1)
-        columns.append(merged[name].astype(np.float32))
+    columns = [np.asarray(hkl[:, i], dtype=np.float32) for i in range(3)]
+    for table, shown in parts:
+        for label, kind, name in shown:
+            mtz.add_column(label, kind, dataset_id=1)
+            columns.append(table[name].astype(np.float32))
     mtz.set_data(np.column_stack(columns))
     mtz.sort_order = [1, 2, 3, 0, 0]
     return bytes(mtz.write_to_bytes())

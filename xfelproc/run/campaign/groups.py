@@ -28,7 +28,7 @@ from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup, recorded_target
 
 RECORD = "group.json"
-FILES = ("merged.mtz", "unmerged.mtz")
+FILES = ("merged.mtz", "merged.h5", "table1.txt", "unmerged.mtz")
 
 
 @dataclass(frozen=True)
