@@ -139,14 +139,29 @@ def test_a_lattice_is_refined_to_its_truth(kind):
     precision = 1 / np.array([0.5, 10.0, 3e-4, 3e-4, 0.5, 0.5, 2e-3, 2e-3]) ** 2
     begin = np.array([[0.0, 0.0, 0.0, 0.0, np.log(4.6e-4), np.log(4e-4), 0.0, 0.0]])
     priors = postrefinement.Priors(begin.copy(), precision, np.ones(size, dtype=bool))
-    found, cc, n_used = postrefinement.refine_block(
-        starts, observed, np.ones(1, dtype=bool), shift, means, False, begin, priors, ERRORS, ERRORS, 0.05, kind, 3.0, 20
+    found, cc, n_used, quality = postrefinement.refine_block(
+        starts,
+        observed,
+        np.ones(1, dtype=bool),
+        np.ones(1),
+        shift,
+        means,
+        False,
+        begin,
+        priors,
+        ERRORS,
+        ERRORS,
+        0.05,
+        kind,
+        3.0,
+        20,
     )
     assert found[0, 0] == pytest.approx(truth[0], abs=0.06)
     np.testing.assert_allclose(found[0, 2:4], truth[2:4], atol=4e-5)  # counting allows 1.5e-5
     np.testing.assert_allclose(found[0, 6:], truth[6:], atol=3e-4)
     assert cc[0] > 0.97
     assert n_used[0] > 50
+    assert quality[0] < 3.0
 
 
 def test_a_lattice_is_compared_to_the_others_alone():
@@ -168,9 +183,10 @@ def test_a_lattice_is_compared_to_the_others_alone():
     errors = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     means = postrefinement.Means(mean, weight, mean, np.full(n, -36.0), np.zeros(n), np.full(n, 10.0))
     compared = postrefinement.Compared(np.zeros(n, dtype=np.float32), np.zeros(n), np.zeros(n), np.zeros(n))
-    postrefinement.others(observed, full, part, means, errors, 0.05, True, compared)
+    share = postrefinement.others(observed, full, part, means, errors, 1.0, 0.05, True, compared)
     np.testing.assert_allclose(compared.mean, rest_mean, atol=1e-9)
     np.testing.assert_allclose(compared.weight, rest_weight, atol=1e-12)
+    assert share == pytest.approx(np.mean(own / weight))
 
 
 def test_slope_of_wilsons_likelihood():

@@ -42,11 +42,13 @@ def observation_variance(
 
 
 @njit(cache=True, nogil=True)
-def observation_variances(fixed: Floats, gain: Floats, full: Floats, partiality: Floats, expected: Floats, terms: Floats) -> Floats:
-    """Return `observation_variance` of each observation, (n,), of lattices of the usual quality."""
+def observation_variances(
+    fixed: Floats, gain: Floats, full: Floats, partiality: Floats, expected: Floats, quality: Floats, terms: Floats
+) -> Floats:
+    """Return `observation_variance` of each observation, (n,); ``quality`` (n,) is that of its lattice."""
     out = np.empty(fixed.shape[0])
     for i in range(fixed.shape[0]):
-        out[i] = observation_variance(fixed[i], gain[i], full[i], partiality[i], expected[i], 1.0, terms)
+        out[i] = observation_variance(fixed[i], gain[i], full[i], partiality[i], expected[i], quality[i], terms)
     return out
 
 

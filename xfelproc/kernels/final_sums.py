@@ -43,6 +43,7 @@ def add_final(
     limit: Floats,
     column: NDArray[np.uint8],
     used: Bools,
+    quality: Floats,
     terms: Floats,
     min_partiality: float,
     weight: Floats,
@@ -68,8 +69,8 @@ def add_final(
         Of the unique reflections: 1/d², the reference and its weight, and what the variances are formed of.
     column
         (n,) 2 · minus + half-set.
-    used, terms, min_partiality
-        Lattices that are merged, terms of the error model, least partiality.
+    used, quality, terms, min_partiality
+        Lattices that are merged, their quality, terms of the error model, least partiality.
     weight, weighted, count
         (n_unique, 4) Σw, ΣwJ and number by column; J = I/k, w = k²/σ².
     moments, squares
@@ -92,7 +93,7 @@ def add_final(
             g, c = group[i], column[i]
             # in double precision: the rows of the unmerged table give the same means
             y, f, p = np.float64(intensity[i]), np.float64(full[i]), np.float64(partiality[i])
-            v = own_variance(y, np.float64(fixed[i]), np.float64(gain[i]), f, p, expected[g], limit[g], terms)
+            v = own_variance(y, np.float64(fixed[i]), np.float64(gain[i]), f, p, expected[g], limit[g], quality[j], terms)
             if math.isinf(v):
                 rejected[g] += 1
                 continue
@@ -127,6 +128,7 @@ def add_final(
             expected,
             limit,
             column,
+            quality[j],
             terms,
             merged,
             control_weight,
@@ -149,6 +151,7 @@ def _add_control(
     expected: Floats,
     limit: Floats,
     column: NDArray[np.uint8],
+    quality: float,
     terms: Floats,
     merged: Bools,
     weight: Floats,
@@ -182,7 +185,7 @@ def _add_control(
             own = group[i]
             if own == g:
                 continue
-            v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[own], limit[own], terms)
+            v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[own], limit[own], quality, terms)
             k = np.float64(full[i]) * partiality[i]
             half = column[i] % 2
             weight[g, half] += k * k / v

@@ -29,6 +29,12 @@ TRIALS = 6
 GAIN_ENOUGH = 1e-3
 """Decrease of the target below which a lattice is refined no further."""
 
+FEWEST_FOR_QUALITY = 20
+MOST_QUALITY = 1e6
+QUALITY_STEPS = 12
+USUAL = 0.34432
+"""Mean of z² / (1 + z²) of Gaussian z: 1 - √(π/2) exp(1/2) erfc(1/√2)."""
+
 
 class Means(NamedTuple):
     """A reference by unique reflection: mean, weight, what the weights were formed with, 1/d², and the resolution's mean."""
@@ -60,16 +66,24 @@ class Compared(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def own_variance(
-    intensity: float, fixed: float, gain: float, full: float, partiality: float, expected: float, limit: float, errors: Floats
+    intensity: float,
+    fixed: float,
+    gain: float,
+    full: float,
+    partiality: float,
+    expected: float,
+    limit: float,
+    quality: float,
+    errors: Floats,
 ) -> float:
     """Return the variance of an observation by which it is merged, infinite for one that cannot be true.
 
-    ``errors`` are the terms of `xfelproc.kernels.error_model`. ``expected`` is the full intensity expected.
-    ``limit`` is the square of the number of standard deviations beyond which one is an outlier; where it is negative the
-    intensity was never measured, and an outlier is what Wilson's law makes impossible.
+    ``quality`` is that of the lattice, ``errors`` are the terms of `xfelproc.kernels.error_model`. ``expected`` is the full
+    intensity expected. ``limit`` is the square of the number of standard deviations beyond which one is an outlier; where it is
+    negative the intensity was never measured, and an outlier is what Wilson's law makes impossible.
     """
     mean = full * partiality * max(expected, 0.0)
-    variance = observation_variance(fixed, gain, full, partiality, expected, 1.0, errors)
+    variance = observation_variance(fixed, gain, full, partiality, expected, quality, errors)
     if not variance > 0.0:
         return math.inf
     if limit >= 0.0:
@@ -87,6 +101,7 @@ def add_block(
     limit: Floats,
     column: NDArray[np.uint8],
     used: Bools,
+    quality: Floats,
     errors: Floats,
     min_partiality: float,
     weight: Floats,
@@ -106,7 +121,17 @@ def add_block(
             if partiality[i] < min_partiality:
                 continue
             g, c, intensity = observed.group[i], column[i], observed.intensity[i]
-            v = own_variance(intensity, observed.fixed[i], observed.gain[i], full[i], partiality[i], expected[g], limit[g], errors)
+            v = own_variance(
+                intensity,
+                observed.fixed[i],
+                observed.gain[i],
+                full[i],
+                partiality[i],
+                expected[g],
+                limit[g],
+                quality[j],
+                errors,
+            )
             if math.isinf(v):
                 continue
             k = np.float64(full[i]) * partiality[i]
@@ -124,14 +149,17 @@ def others(
     partiality: Singles,
     means: Means,
     errors: Floats,
+    quality: float,
     min_partiality: float,
     used: bool,
     compared: Compared,
-) -> None:
-    """Write mean and weight of each reflection without the lattice's own observation of it.
+) -> float:
+    """Write mean and weight of each reflection without the lattice's own observation; return the lattice's share of the weights.
 
-    All observations are of one lattice; one that sees a reflection twice takes one observation out at a time.
+    All observations are of one lattice; one that sees a reflection twice takes one observation out at a time. The share is the
+    mean over the observations that the reference holds (0: it holds none).
     """
+    share, n = 0.0, 0
     for i in range(full.shape[0]):
         g = observed.group[i]
         w, wj = means.weight[g], means.weight[g] * means.mean[g]
@@ -144,27 +172,32 @@ def others(
                 partiality[i],
                 means.expected[g],
                 means.limit[g],
+                quality,
                 errors,
             )
             if not math.isinf(v):
                 k = np.float64(full[i]) * partiality[i]
+                share, n = share + min(1.0, k * k / (v * w)), n + 1
                 w -= k * k / v
                 wj -= k * observed.intensity[i] / v
         # what rounding leaves of a reflection's only observation is nothing
         known = w > 1e-9 * means.weight[g]
         compared.weight[i] = w if known else 0.0
         compared.mean[i] = wj / w if known else 0.0
+    return share / n if n else 0.0
 
 
 @njit(cache=True, nogil=True)
-def lattice_variances(observed: Observed, full: Singles, partiality: Singles, errors: Floats, compared: Compared) -> None:
+def lattice_variances(
+    observed: Observed, full: Singles, partiality: Singles, quality: float, errors: Floats, compared: Compared
+) -> None:
     """Write the variance of I - k J of each observation, infinite where nothing is there to compare to."""
     for i in range(full.shape[0]):
         if compared.weight[i] <= 0.0:
             compared.variance[i] = math.inf
             continue
         k = np.float64(full[i]) * partiality[i]
-        own = observation_variance(observed.fixed[i], observed.gain[i], full[i], partiality[i], compared.mean[i], 1.0, errors)
+        own = observation_variance(observed.fixed[i], observed.gain[i], full[i], partiality[i], compared.mean[i], quality, errors)
         compared.variance[i] = own + k * k / compared.weight[i]
 
 
@@ -277,6 +310,7 @@ def refine_lattice(
     parameters: Floats,
     prior: Floats,
     priors: Priors,
+    quality: float,
     errors: Floats,
     kind: int,
     robust: float,
@@ -293,7 +327,7 @@ def refine_lattice(
     damping, taken = 1e-3, 0
     for _ in range(rounds):
         lattice_factors(observed, compared.inverse_d2, shift, parameters, kind, full, part)
-        lattice_variances(observed, full, part, errors, compared)
+        lattice_variances(observed, full, part, quality, errors, compared)
         before = equations(observed, compared, shift, parameters, prior, priors.precision, kind, robust, normal, right)
         after, trial = math.inf, parameters
         for _trial in range(TRIALS):
@@ -343,10 +377,51 @@ def compare_lattice(
 
 
 @njit(cache=True, nogil=True)
+def lattice_quality(
+    observed: Observed, compared: Compared, full: Singles, partiality: Singles, errors: Floats, min_partiality: float
+) -> float:
+    """Return the factor on the model's part of the variances that makes the residuals of a lattice usual, at least 1.
+
+    That is where the mean of z² / (1 + z²) is what it is for Gaussian z: an M-estimate of scale (Huber 1981, Robust Statistics,
+    ch. 5), which single outliers do not move. 1 is taken from it: the lattices that are a bit worse than others are what the errors
+    of all were fitted to.
+    """
+    n = full.shape[0]
+    square, counting, model = np.empty(n), np.empty(n), np.empty(n)
+    m = 0
+    for i in range(n):
+        if math.isinf(compared.variance[i]) or partiality[i] < min_partiality:
+            continue
+        k = np.float64(full[i]) * partiality[i]
+        square[m] = (observed.intensity[i] - k * compared.mean[i]) ** 2
+        own = observation_variance(observed.fixed[i], observed.gain[i], full[i], partiality[i], compared.mean[i], 0.0, errors)
+        whole = observation_variance(observed.fixed[i], observed.gain[i], full[i], partiality[i], compared.mean[i], 1.0, errors)
+        counting[m], model[m] = own + k * k / compared.weight[i], whole - own
+        m += 1
+    if m < FEWEST_FOR_QUALITY:
+        return 1.0
+    low, high = 0.0, math.log(MOST_QUALITY)
+    for step in range(QUALITY_STEPS + 1):
+        # the first look is at 1, where most lattices stay
+        middle = 0.5 * (low + high) if step else 0.0
+        q, total = math.exp(middle), 0.0
+        for i in range(m):
+            total += square[i] / (square[i] + counting[i] + q * model[i])
+        if total > USUAL * m:
+            low = middle
+        else:
+            high = middle
+        if step == 0 and high == 0.0:
+            return 1.0
+    return max(1.0, math.exp(0.5 * (low + high)) - 1.0)
+
+
+@njit(cache=True, nogil=True)
 def refine_block(
     starts: Ints,
     observed: Observed,
     used: Bools,
+    quality: Floats,
     shift: Floats,
     means: Means,
     leave_out: bool,
@@ -358,15 +433,16 @@ def refine_block(
     kind: int,
     robust: float,
     rounds: int,
-) -> tuple[Floats, Floats, Rows]:
-    """Return refined parameters (m, 6 + strains), the correlation of each lattice, and the number of observations compared.
+) -> tuple[Floats, Floats, Rows, Floats]:
+    """Return refined parameters (m, 6 + strains), correlation of each lattice, number of observations compared, and quality.
 
     With ``leave_out`` the parameters given are those that the lattices had in the reference, and each lattice's own part is taken
-    out. ``errors`` are those of the present, ``last_errors`` those that the weights of the reference were formed with.
+    out. ``errors`` are those of the present, ``last_errors`` those that the weights of the reference were formed with. Of the step
+    of scale and B only the others' share is taken: two lattices that see each other alone would exchange them for ever.
     """
     m = starts.shape[0] - 1
     out = parameters.copy()
-    cc, n_used = np.full(m, np.nan), np.zeros(m, dtype=np.int32)
+    cc, n_used, better = np.full(m, np.nan), np.zeros(m, dtype=np.int32), np.ones(m)
     for j in range(m):
         size = starts[j + 1] - starts[j]
         if size == 0:
@@ -377,9 +453,12 @@ def refine_block(
             compared.inverse_d2[i] = means.inverse_d2[own.group[i]]
         full, part = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
         lattice_factors(own, compared.inverse_d2, shift[j], parameters[j], kind, full, part)
-        others(own, full, part, means, last_errors, min_partiality, leave_out and used[j], compared)
-        refine_lattice(own, compared, shift[j], out[j], priors.value[j], priors, errors, kind, robust, rounds)
+        share = others(own, full, part, means, last_errors, quality[j], min_partiality, leave_out and used[j], compared)
+        refine_lattice(own, compared, shift[j], out[j], priors.value[j], priors, quality[j], errors, kind, robust, rounds)
+        for u in range(2):
+            out[j, u] -= share * (out[j, u] - parameters[j, u])
         lattice_factors(own, compared.inverse_d2, shift[j], out[j], kind, full, part)
-        lattice_variances(own, full, part, errors, compared)
+        lattice_variances(own, full, part, quality[j], errors, compared)
         cc[j], n_used[j] = compare_lattice(own, compared, full, part, means.typical, min_partiality)
-    return out, cc, n_used
+        better[j] = lattice_quality(own, compared, full, part, errors, min_partiality)
+    return out, cc, n_used, better

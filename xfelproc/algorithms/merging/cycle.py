@@ -45,8 +45,8 @@ def _error_sample(block: LatticeBlock, models: LatticeModels, state: CycleState)
     plan = _sample_plan(state)
     plus = (block.isym % 2 == 1) | state.unique.centric[block.group]
     identity = (block.unit.astype(np.int64) << 32) + block.number
-    quality, smallest = np.ones(len(models)), smallest_partiality(state.settings)
-    return sample_sums(plan, identity, block.starts, block.group, columns, quality, models.used, plus, smallest)
+    smallest = smallest_partiality(state.settings)
+    return sample_sums(plan, identity, block.starts, block.group, columns, models.quality, models.used, plus, smallest)
 
 
 def _sample_plan(state: CycleState) -> SamplePlan:
@@ -88,6 +88,7 @@ def _add(
         reference.limit,
         column,
         models.used,
+        models.quality,
         state.errors.terms,
         smallest_partiality(settings),
         weight,

@@ -57,6 +57,7 @@ def final_sums(block: LatticeBlock, models: LatticeModels, state: CycleState) ->
         reference.limit,
         (2 * minus + block.half[block.lattice]).astype(np.uint8),
         models.used,
+        models.quality,
         state.errors.terms,
         max(state.settings.min_partiality, SMALLEST_PARTIALITY),
         weight,

@@ -55,6 +55,8 @@ class LatticeModels:
     """Correlation to the mean of the others (NaN: not known)."""
     n_used: NDArray[np.int32]
     """Observations compared to the mean of the others."""
+    quality: Floats
+    """Factor on the variances of its observations beside counting, at least 1: a lattice that fits badly has little weight."""
 
     def __len__(self) -> int:
         return len(self.scale)
@@ -84,6 +86,15 @@ class LatticeModels:
         """Return the models with some lattices left out; those left out before keep their reason."""
         gone = rows & self.used
         return replace(self, used=self.used & ~rows, reason=np.where(gone, np.uint8(reason), self.reason).astype(np.uint8))
+
+    def judged(self, min_cc: float | None) -> LatticeModels:
+        """Return the models with the lattices left out that correlate less; those that do again come back."""
+        if min_cc is None:
+            return self
+        low = self.cc < min_cc  # NaN is not
+        back = (self.reason == Reason.CORRELATION) & ~low
+        reason = np.where(back, np.uint8(Reason.USED), self.reason).astype(np.uint8)
+        return replace(self, used=self.used | back, reason=reason).without(low, Reason.CORRELATION)
 
     def arrays(self) -> Arrays:
         """Return it as named arrays; `from_arrays` takes them back."""
@@ -115,4 +126,5 @@ def initial_models(scale: Floats, width: Floats, n_strains: int = 0) -> LatticeM
         reason=np.zeros(m, dtype=np.uint8),
         cc=np.full(m, np.nan),
         n_used=np.zeros(m, dtype=np.int32),
+        quality=np.ones(m),
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle_state import CycleState
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
-from xfelproc.algorithms.merging.lattice_models import N_FIXED, LatticeModels, Reason, initial_models
+from xfelproc.algorithms.merging.lattice_models import N_FIXED, LatticeModels, initial_models
 from xfelproc.algorithms.merging.reference import Floats
 from xfelproc.algorithms.merging.sample import SMALLEST_PARTIALITY
 from xfelproc.algorithms.merging.settings import Merge
@@ -64,10 +64,11 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
     ``models`` are those with which the block went into the state's reference: each lattice is compared to the others.
     """
     settings, reference, parameters = state.settings, state.reference, models.parameters
-    refined, cc, n_used = refine_lattices(
+    refined, cc, n_used, quality = refine_lattices(
         block.starts,
         observed_of(block, models, state),
         models.used,
+        models.quality,
         _shift(block),
         Means(
             reference.intensity,
@@ -87,11 +88,10 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
         ROBUST,
         ROUNDS,
     )
-    new = replace(models.with_parameters(refined), cc=cc, n_used=n_used)
-    if settings.min_lattice_cc is not None and state.cycle > 1:
-        with np.errstate(invalid="ignore"):
-            new = new.without(cc < settings.min_lattice_cc, Reason.CORRELATION)
-    return new
+    if not settings.fits_errors:
+        quality = np.ones(len(models))
+    new = replace(models.with_parameters(refined), cc=cc, n_used=n_used, quality=quality)
+    return new.judged(settings.min_lattice_cc) if state.cycle > 1 else new
 
 
 def _priors(models: LatticeModels, state: CycleState) -> Priors:

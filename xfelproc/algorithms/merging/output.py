@@ -25,7 +25,8 @@ def output_block(
     sums, merged = final_sums(block, models, state)
     full, partiality = (values.astype(np.float64) for values in factors(block, models, state))
     offered = (partiality >= state.settings.min_partiality) & models.used[block.lattice]
-    rows = _rows(block, state, first_lattice, merged, full, partiality)
+    quality = models.quality[block.lattice]
+    rows = _rows(block, state, first_lattice, merged, full, partiality, quality)
     return rows, _lattices(block, models, state, merged, offered), sums
 
 
@@ -40,12 +41,13 @@ def _rows(
     merged: NDArray[np.bool_],
     full: NDArray[np.float64],
     partiality: NDArray[np.float64],
+    quality: NDArray[np.float64],
 ) -> UnmergedTable:
     settings, scale_gauge = state.settings, _gauge(state)
     keep = partiality >= settings.min_partiality
     expected = state.reference.expected[block.group]
     fixed, gain = block.variance_fixed.astype(np.float64), block.variance_gain.astype(np.float64)
-    variance = observation_variances(fixed, gain, full, partiality, expected, state.errors.terms)
+    variance = observation_variances(fixed, gain, full, partiality, expected, quality, state.errors.terms)
     # on the scale on which the mean lattice has the scale 1 and no B
     own = full / (scale_gauge[0] * np.exp(-0.5 * scale_gauge[1] * state.unique.inverse_d2[block.group]))
     k = own * partiality
