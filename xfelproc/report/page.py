@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.report import figures, images, metrology, words
+from xfelproc.report.intensities import intensities_section
 from xfelproc.report.merged import merged_section
 from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.summary import RunSummary
@@ -62,6 +63,9 @@ class ReportData:
     overall: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
     """What merging says beside the shells: error model, normal probability, resolution."""
+    intensities: Mapping[str, Any] = field(default_factory=dict)
+    """What the merged intensities tell of the crystal: ``downstream`` of ``merge.json``."""
+    table_one: Sequence[Mapping[str, str]] = ()
     warnings: Sequence[str] = ()
     frames: Sequence[FrameView] = ()
     maximum: NDArray[np.float64] | None = None
@@ -80,7 +84,8 @@ def build_report(data: ReportData) -> str:
 
     parts = [_head(data), _rates(data), _cells(data), _spots(data), _detector(data)]
     parts += [_metrology(data), _frames(data)]
-    parts += [merged_section(data.shells, data.overall, data.quality, _plot), _times(data)]
+    parts += [merged_section(data.shells, data.overall, data.quality, _plot)]
+    parts += [intensities_section(data.intensities, data.table_one, _plot), _times(data)]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
         f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>{''.join(parts)}</body></html>"

@@ -70,6 +70,8 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         shells=merged.get("shells", []),
         overall=merged.get("overall", {}),
         quality=merged.get("quality", {}),
+        intensities=merged.get("downstream", {}),
+        table_one=merged.get("table_one", ()),
         warnings=tuple(dict.fromkeys([*session.warnings, *_known_warnings(session), *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),

@@ -86,6 +86,8 @@ def _data(group: GroupOfRuns, summary: RunSummary, images: Any) -> ReportData:
         shells=merged["shells"],
         overall=merged["overall"],
         quality=merged.get("quality", {}),
+        intensities=merged.get("downstream", {}),
+        table_one=merged.get("table_one", ()),
         warnings=merged["warnings"],
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
