@@ -80,6 +80,17 @@ def test_pseudo_merohedral_mates_share_it_on_request() -> None:
         assert all(same) == wanted
 
 
+def test_mates_of_a_centred_lattice_share_it_on_request() -> None:
+    cell, group = (60.0, 60.0 * np.sqrt(3.0), 70.0, 90.0, 90.05, 90.0), find_space_group("C 1 2 1")
+    hkl = possible_reflections(cell, group, 4.0, 30.0)
+    flags = {tuple(h): f for h, f in zip(hkl.tolist(), drawn_flags(hkl, cell, group, 20, True).tolist(), strict=True)}
+    sixfold = np.array([[0.5, 1.5, 0.0], [-0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    mates, _ = to_asu(np.rint(hkl @ sixfold).astype(np.int32), group)
+    same = [flags[tuple(h)] == flags[tuple(m)] for h, m in zip(hkl.tolist(), mates.tolist(), strict=True) if tuple(m) in flags]
+    assert len(same) > 1500
+    assert all(same)
+
+
 def test_drawn_flags_are_those_of_merging() -> None:
     hkl = possible_reflections(CELL, GROUP, 3.5, 30.0)
     np.testing.assert_array_equal(drawn_flags(hkl, CELL, GROUP, 20), free_flags(hkl, GROUP, 0.05))

@@ -81,6 +81,20 @@ def test_pseudo_merohedral_law_and_its_obliquity() -> None:
     assert law.moments.value == pytest.approx(0.25, abs=0.02)
 
 
+def test_law_of_a_centred_lattice_has_fractions() -> None:
+    """A C-centred monoclinic cell with a hexagonal lattice by accident: h' = (h + k)/2 and the like."""
+    cell = (60.0, 60.0 * np.sqrt(3.0), 70.0, 90.0, 90.05, 90.0)
+    operators = [op.as_hkl().triplet() for op in twin_operators(cell, find_space_group("C 1 2 1"))]
+    law = next(i for i, operator in enumerate(operators) if "/2" in operator)
+    found = analysis(cell=cell, space_group="C 1 2 1", twin=(law, 0.3))
+    best = max(found.twin_laws, key=lambda one: one.moments.value if one.moments is not None else 0.0)
+    assert best.operator == operators[law]
+    assert best.obliquity < 0.2
+    assert best.n_pairs > 1000
+    assert best.moments is not None
+    assert best.moments.value == pytest.approx(0.3, abs=0.02)
+
+
 def test_a_holohedral_crystal_has_no_law_and_weak_data_no_test() -> None:
     data = simulated((79.1, 79.1, 38, 90, 90, 90), "P 43 21 2", d_min=3.5, noise=100.0)
     found = analyse(data.merged, data.cell, data.group)[1]

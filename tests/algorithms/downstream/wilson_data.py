@@ -61,7 +61,7 @@ def simulated(
     if twin is not None:
         law, fraction = twin
         op = gemmi.find_twin_laws(gemmi.UnitCell(*cell), group, 3.0, False)[law]
-        mate, _ = to_asu((hkl @ (np.array(op.rot) // op.DEN)).astype(np.int32), group)
+        mate, _ = to_asu(np.rint(hkl @ (np.array(op.rot) / op.DEN)).astype(np.int32), group)
         order = np.argsort(pack(hkl))
         row = order[np.minimum(np.searchsorted(pack(hkl)[order], pack(mate)), len(hkl) - 1)]
         seen = np.all(hkl[row] == mate, axis=1)  # not all at the edge of a lattice that misses the law a little

@@ -14,7 +14,7 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.algorithms.downstream.twinning import MAX_OBLIQUITY, holohedral_rotations
+from xfelproc.algorithms.downstream.twinning import MAX_OBLIQUITY, holohedral_rotations, turned
 from xfelproc.errors import DataError
 from xfelproc.geometry.miller import Indices, find_space_group, holohedral_group, mix, pack, to_asu
 
@@ -102,23 +102,23 @@ def check_crystal(given: GivenFlags, cell: Sequence[float], group: gemmi.SpaceGr
     return []
 
 
-def lattice_rotations(cell: Sequence[float], group: gemmi.SpaceGroup, twin_laws: bool) -> list[NDArray[np.int64]]:
+def lattice_rotations(cell: Sequence[float], group: gemmi.SpaceGroup, twin_laws: bool) -> list[NDArray[np.float64]]:
     """Return rotations (3, 3; h' = h R) beyond the lattice's own system, under whose orbits a flag is to be the same."""
-    rotations = [np.eye(3, dtype=np.int64)]
+    rotations = [np.eye(3)]
     if twin_laws:
         laws = gemmi.find_twin_laws(gemmi.UnitCell(*(float(v) for v in cell)), group, MAX_OBLIQUITY, True)
         own = holohedral_rotations(group)
-        every = [np.array(op.rot) // op.DEN for op in laws]
+        every = [np.array(op.rot) / op.DEN for op in laws]
         rotations += [r for r in every if not any(np.array_equal(r, other) for other in own)]
     return rotations
 
 
-def orbit_keys(hkl: Indices, group: gemmi.SpaceGroup, rotations: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def orbit_keys(hkl: Indices, group: gemmi.SpaceGroup, rotations: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
     """Return one number (n,) for all reflections that the lattice's system, or one of the rotations, takes to each other."""
     holohedry = group
     if group.is_reference_setting():
         holohedry = find_space_group(holohedral_group(group.crystal_system_str(), group.centring_type()))
-    keys = [pack(to_asu((hkl @ rotation).astype(np.int32), holohedry)[0]) for rotation in rotations]
+    keys = [pack(to_asu(turned(hkl, rotation), holohedry)[0]) for rotation in rotations]
     least: NDArray[np.int64] = np.min(keys, axis=0)
     return least
 

@@ -254,8 +254,8 @@ def twin_laws(
     at, found = _Lookup(reflections.hkl), []
     holohedry = holohedral_rotations(group)
     for operator in twin_operators(cell, group, max_obliquity):
-        rotation = np.array(operator.rot) // operator.DEN
-        twin, _ = to_asu((reflections.hkl @ rotation).astype(np.int32), group)
+        rotation = np.array(operator.rot) / operator.DEN
+        twin, _ = to_asu(turned(reflections.hkl, rotation), group)
         rows = at.rows(twin)
         mine = np.arange(len(rows))
         acentric = ~reflections.centric
@@ -273,15 +273,20 @@ def twin_laws(
     return found
 
 
-def holohedral_rotations(group: gemmi.SpaceGroup) -> list[NDArray[np.int64]]:
+def turned(hkl: Indices, rotation: Floats) -> Indices:
+    """Return h R of indices (n, 3): of a centred lattice R has fractions, and h R is whole for all reflections there are."""
+    return np.rint(hkl @ rotation).astype(np.int32)
+
+
+def holohedral_rotations(group: gemmi.SpaceGroup) -> list[Floats]:
     """Return the rotations of the lattice that every crystal of a group's system has (none for an unusual setting)."""
     if not group.is_reference_setting():
         return []
     full = find_space_group(holohedral_group(group.crystal_system_str(), group.centring_type()))
-    return [np.array(op.rot) // op.DEN for op in full.operations().sym_ops]
+    return [np.array(op.rot) / op.DEN for op in full.operations().sym_ops]
 
 
-def obliquity(rotation: NDArray[np.int64], cell: Sequence[float]) -> float:
+def obliquity(rotation: Floats, cell: Sequence[float]) -> float:
     """Return by how many degrees a lattice misses a rotation (3, 3): the largest change of direction of a cell edge.
 
     It is that of the edge's image to what an exact rotation would make of it: the angles between edges, and the ratios of
