@@ -321,7 +321,12 @@ class ShellTable(Table):
         Column("bijvoet_ratio", "f8", "", "√(mean square of I(+) - I(-) less its variance) / mean I; 0 where noise explains all"),
         Column("n_bijvoet", "i8", "", "acentric reflections with both mates: the set of anomalous_signal and bijvoet_ratio"),
         Column("chi2", "f8", "", "mean χ² a degree of freedom of observations about their means, under the error model"),
-        Column("cc_control", "f8", "", "correlation of the halves of observations shuffled within each lattice: what is no signal"),
+        Column(
+            "cc_control",
+            "f8",
+            "",
+            "correlation of the halves of observations shuffled within each lattice: no signal (all: the shells' mean)",
+        ),
         Column("n_control", "i8", "", "reflections in both halves of them"),
         Column("cc_reference", "f8", "", "correlation to the intensities of reference (NaN: none were given)"),
         Column("r_reference", "f8", "", "2 Σ|I - k Ir| / Σ (I + k Ir) to them, with k a scale and a B of the reference"),

@@ -1,5 +1,7 @@
 """Merged intensities from final sums: the same as by definition from the rows, and their standard deviations are true."""
 
+from dataclasses import replace
+
 import gemmi
 import numpy as np
 import pytest
@@ -18,16 +20,36 @@ from xfelproc.simulation.observations import ObservationSimulator
 SETTINGS = Merge(max_cycles=5)
 
 
-@pytest.fixture(scope="module")
-def merged():
-    simulator = ObservationSimulator.of(d_min=2.6, misset=0.003, error_intensity=0.05, anomalous=0.05)
-    found = simulator.simulate(0, 250)
-    group, cell, n = gemmi.SpaceGroup("P 43 21 2"), simulator.settings.cell, 250
-    facts = LatticeFacts.unknown(n, cell)
-    block, state = block_in_memory(prepare(found.table(), found.crystals.half, SETTINGS), facts, cell, group, SETTINGS)
+def scaled(simulator, n):
+    """Return the last state, block, models, rows, sums and merged rows of n simulated lattices."""
+    found = simulator.simulate(0, n)
+    group, cell, crystals = gemmi.SpaceGroup(simulator.settings.space_group), simulator.settings.cell, found.crystals
+    facts = replace(LatticeFacts.unknown(n, cell), A=crystals.A, wavelength=crystals.wavelength)
+    block, state = block_in_memory(prepare(found.table(), crystals.half, SETTINGS), facts, cell, group, SETTINGS)
     result = scale_blocks([block], state)
     rows, _, sums = output_block(block, result.models[0], result.state)
-    return simulator, result.state, block, result.models[0], rows, sums, merged_rows(sums, result.state)
+    return result.state, block, result.models[0], rows, sums, merged_rows(sums, result.state)
+
+
+def on_the_scale_of_the_truth(simulator, found):
+    """Return the true intensities (2, n) of both mates on the scale of the merged ones, and 1/d: a scale and a B are free."""
+    place = {tuple(h): i for i, h in enumerate(simulator.structure.hkl.tolist())}
+    rows = [place[tuple(h)] for h in found["hkl"].tolist()]
+    mates, s2 = simulator.structure.intensity[0][:, rows], simulator.structure.d[rows] ** -2.0
+    true, weight, observed = mates.mean(axis=0), found["sigma"] ** -2.0, found["intensity"]
+    scale, b = np.sum(weight * observed * true) / np.sum(weight * true**2), 0.0
+    for _ in range(6):
+        value = scale * np.exp(b * s2) * true
+        design = np.column_stack([value, value * s2])
+        step = np.linalg.solve(design.T @ (design * weight[:, None]), design.T @ (weight * (observed - value)))
+        scale, b = scale * np.exp(step[0]), b + step[1]
+    return scale * np.exp(b * s2) * mates, np.sqrt(s2)
+
+
+@pytest.fixture(scope="module")
+def merged():
+    simulator = ObservationSimulator.of(d_min=2.6, misset=0.003, error_intensity=0.05)
+    return simulator, *scaled(simulator, 200)
 
 
 def test_means_are_those_of_the_rows(merged):
@@ -55,18 +77,34 @@ def test_means_are_those_of_the_rows(merged):
 
 
 def test_standard_deviations_are_true(merged):
-    simulator, _, _, _, _, _, found = merged
-    place = {tuple(h): i for i, h in enumerate(simulator.structure.hkl.tolist())}
-    true = simulator.structure.mean[[place[tuple(h)] for h in found["hkl"].tolist()]]
-    weight = 1.0 / found["sigma"] ** 2
-    scale = np.sum(weight * found["intensity"] * true) / np.sum(weight * true**2)
-    z = (found["intensity"] - scale * true) / found["sigma"]
-    assert np.mean(z**2) == pytest.approx(1.0, abs=0.15)
+    simulator, *_, found = merged
+    true, s = on_the_scale_of_the_truth(simulator, found)
+    true = true.mean(axis=0)
+    z2 = ((found["intensity"] - true) / found["sigma"]) ** 2
+    assert 0.9 < np.mean(z2) < 1.1
+    for key in (s, true, found["multiplicity"]):
+        for rows in np.array_split(np.argsort(key), 6):
+            assert 0.8 < np.mean(z2[rows]) < 1.25
+
+
+def test_friedel_differences_have_the_right_sign_and_true_standard_deviations():
+    simulator = ObservationSimulator.of(d_min=2.6, misset=0.003, anomalous=0.03)
+    *_, found = scaled(simulator, 300)
+    (plus, minus), _ = on_the_scale_of_the_truth(simulator, found)
+    both = (found["n_plus"] > 0) & (found["n_minus"] > 0) & ~found["centric"]
+    difference = (found["intensity_plus"] - found["intensity_minus"])[both]
+    sigma = np.hypot(found["sigma_plus"], found["sigma_minus"])[both]
+    true = (plus - minus)[both]
+    assert 0.9 < np.mean(((difference - true) / sigma) ** 2) < 1.1
+    clear = np.abs(difference) > 3.0 * sigma
+    assert np.count_nonzero(clear) > 100
+    assert np.mean(np.sign(difference[clear]) == np.sign(true[clear])) > 0.98
+    assert np.corrcoef(difference, true)[0, 1] > 0.8
 
 
 def test_sums_add_up(merged):
     _, state, block, models, _, sums, _ = merged
-    parts = [np.arange(100), np.arange(100, 250)]
+    parts = [np.arange(90), np.arange(90, 200)]
     apart = [output_block(block.select_lattices(rows), models.select(rows), state)[2] for rows in parts]
     joined = add_sums(*apart)
     for name, values in sums.items():

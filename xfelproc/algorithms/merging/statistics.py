@@ -81,8 +81,15 @@ def shell_statistics(merged: MergedTable, sums: GroupSums, possible_d: Floats, e
         _statistics(merged, sums, np.flatnonzero(shell == i), int(np.count_nonzero(possible == i)), edges[i], edges[i + 1])
         for i in range(n)
     ]
-    everything = [_statistics(merged, sums, np.arange(len(merged)), len(possible_d), edges[0], edges[-1])]
-    return _table(rows), _table(everything)
+    everything = _statistics(merged, sums, np.arange(len(merged)), len(possible_d), edges[0], edges[-1])
+    # over all shells the fall with resolution would correlate
+    everything["cc_control"] = _mean_control(rows)
+    return _table(rows), _table([everything])
+
+
+def _mean_control(rows: list[dict[str, Any]]) -> float:
+    known = [(row["cc_control"], row["n_control"]) for row in rows if np.isfinite(row["cc_control"])]
+    return float(np.average([cc for cc, _ in known], weights=[n for _, n in known])) if known else float("nan")
 
 
 def _table(rows: list[dict[str, Any]]) -> ShellTable:
