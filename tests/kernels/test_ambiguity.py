@@ -95,7 +95,7 @@ def test_judgement(example) -> None:
     starts, unique, value, variance, table, share = example
     sums = sums_of(starts, unique, value, variance, table, share, SPREAD, 6)
     likelihood, moments = np.zeros((4, 4)), np.zeros((4, 3, 6))
-    judge(starts, unique, value, variance, table, SPREAD, PRIOR, share, sums.copy(), likelihood, moments)
+    judge(starts, unique, value, variance, table, SPREAD, SPREAD, PRIOR, share, sums.copy(), likelihood, moments)
     others = plain_sums([0, 1, 2], *example)
     expected = plain_likelihood(12, 20, unique, value, variance, table, others)
     assert likelihood[3] - likelihood[3, 3] == pytest.approx(np.array(expected) - expected[3], rel=1e-5)

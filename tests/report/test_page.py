@@ -109,6 +109,7 @@ def test_report_is_self_contained_and_escapes() -> None:
             "P 43 21 2",
             shells=[shell],
             overall=shell,
+            indexing={"resolved": False, "operators": [{"operator": "h,k,l"}, {"operator": "-h,k,-l"}]},
             frames=[view],
             warnings=["ambiguity <unresolved>"],
             maximum=np.ones((2, 200, 200)),
@@ -119,6 +120,7 @@ def test_report_is_self_contained_and_escapes() -> None:
     assert "<script src=" not in text
     assert "run &lt;x&gt;" in text
     assert "ambiguity &lt;unresolved&gt;" in text
+    assert "Indexing ambiguity -h,k,-l: not resolved" in text
     assert text.count("base64,iVBOR") >= 4
     assert "/data/&lt;a&gt;.h5" in text
     assert text.count("<h3>frame 3: best</h3>") == 1

@@ -216,7 +216,7 @@ def test_an_accident_moves_axes(tmp_path: Path) -> None:
 
 
 def test_lattices_of_unknown_setting(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", simulator(outlier_lattices=0.3, reach=3.0))
+    run = make_run(tmp_path / "run", simulator(outlier_lattices=0.3, reach=2.0))
     out = merged(tmp_path / "out", run)
     kept = merged(tmp_path / "kept", run, settings=Merge(ambiguity={"undecided": "keep"}))
     doubt = lattices(tmp_path / "out")["doubt"]

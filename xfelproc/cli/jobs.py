@@ -12,7 +12,7 @@ from rich.console import Console
 from xfelproc.cli.progress import ConsoleReporter, make_console, rates
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
-from xfelproc.report.words import r_split
+from xfelproc.report.words import indexing, r_split
 from xfelproc.report.words import resolution as resolution_words
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
@@ -120,6 +120,8 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
         )
         if resolution := merged.get("quality", {}).get("resolution"):
             lines.append(resolution_words(resolution))
+        if settings := merged.get("settings"):
+            lines.append(indexing(settings))
     lines += [f"warning: {text}" for text in distance_warnings(directory)]
     lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]
     return lines + list(outcome.messages)

@@ -162,6 +162,7 @@ def judge(
     variance: Singles,
     table: Numbers,
     spread: float,
+    own_spread: float,
     prior: float,
     share: Floats,
     sums: Floats,
@@ -169,6 +170,7 @@ def judge(
     moments: Floats,
 ) -> None:
     """Compare each lattice to all others as they stand; ``share`` is what each lattice has in ``sums``, 0 if it is not in them.
+    ``own_spread`` is the spread of its observations if it is another than that which it is in ``sums`` with.
 
     ``likelihood`` (n_lattices, k + 1) is filled, and ``moments`` (n_lattices, k, 6): Σw, Σwx, Σwy, Σwxx, Σwxy, Σwyy of the
     observations x and the means y of the others in each setting, of those that others have observed too.
@@ -176,7 +178,7 @@ def judge(
     for i in range(starts.shape[0] - 1):
         first, last = starts[i], starts[i + 1]
         add_lattice(first, last, unique, value, variance, table, share[i], spread, sums, -1.0)
-        lattice_likelihoods(first, last, unique, value, variance, table, spread, prior, sums, likelihood[i])
+        lattice_likelihoods(first, last, unique, value, variance, table, own_spread, prior, sums, likelihood[i])
         for j in range(first, last):
             for c in range(table.shape[1]):
                 g = table[unique[j], c]

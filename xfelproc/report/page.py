@@ -61,6 +61,8 @@ class ReportData:
     clusters: Sequence[Mapping[str, Any]] = ()
     shells: Sequence[dict[str, Any]] = ()
     overall: Mapping[str, Any] = field(default_factory=dict)
+    indexing: Mapping[str, Any] = field(default_factory=dict)
+    """What became of an indexing ambiguity; empty where there was none."""
     quality: Mapping[str, Any] = field(default_factory=dict)
     """What merging says beside the shells: error model, normal probability, resolution."""
     intensities: Mapping[str, Any] = field(default_factory=dict)
@@ -84,7 +86,7 @@ def build_report(data: ReportData) -> str:
 
     parts = [_head(data), _rates(data), _cells(data), _spots(data), _detector(data)]
     parts += [_metrology(data), _frames(data)]
-    parts += [merged_section(data.shells, data.overall, data.quality, _plot)]
+    parts += [merged_section(data.shells, data.overall, data.quality, _plot), _indexing(data)]
     parts += [intensities_section(data.intensities, data.table_one, _plot), _times(data)]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"
@@ -236,6 +238,11 @@ def _frames(data: ReportData) -> str:
         + "".join(plots)
         + "</div>"
     )
+
+
+def _indexing(data: ReportData) -> str:
+    text = words.indexing(data.indexing)
+    return f"<p>{html.escape(text)}</p>" if text else ""
 
 
 def _times(data: ReportData) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,3 +30,17 @@ def resolution(found: Mapping[str, float]) -> str:
     by_cc, by_signal = (number(found[name], 2, " Å") for name in ("cc_half", "i_over_sigma"))
     limits = found["cc_half_limit"], found["i_over_sigma_limit"]
     return f"Resolution: {by_cc} by CC1/2 ≥ {limits[0]:g} (fit of a tanh), {by_signal} by ⟨I/σ⟩ ≥ {limits[1]:g}."
+
+
+def indexing(settings: Mapping[str, Any]) -> str:
+    """Return what became of an indexing ambiguity, one sentence: ``settings`` in merge.json; nothing where there was none."""
+    if not settings:
+        return ""
+    names = [operator["operator"] for operator in settings["operators"]]
+    if not settings["resolved"]:
+        return f"Indexing ambiguity {'; '.join(names[1:])}: not resolved, lattices are merged as they were indexed."
+    shares = ", ".join(f"{operator['lattices']} by {operator['operator']}" for operator in settings["operators"])
+    unknown = sum(settings["doubt"].values())
+    rest = f"; {unknown} of {settings['n_lattices']} have an unknown setting" if unknown else ""
+    against = f" against {settings['reference']}" if settings["reference"] else ""
+    return f"Indexing ambiguity resolved{against}: {shares}{rest}."

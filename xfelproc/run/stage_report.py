@@ -69,6 +69,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         clusters=consensus["clusters"] if consensus else (),
         shells=merged.get("shells", []),
         overall=merged.get("overall", {}),
+        indexing=merged.get("settings", {}),
         quality=merged.get("quality", {}),
         intensities=merged.get("downstream", {}),
         table_one=merged.get("table_one", ()),

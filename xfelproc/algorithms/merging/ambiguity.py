@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from xfelproc.algorithms.merging.ambiguity_data import Choices, Normalized
 from xfelproc.algorithms.merging.ambiguity_operators import Settings
 from xfelproc.algorithms.merging.ambiguity_settings import Ambiguity
-from xfelproc.algorithms.merging.ambiguity_solve import FIRST_SPREAD, Floats, Judged, Mean, judged, likeliest_spread, solve
+from xfelproc.algorithms.merging.ambiguity_solve import (
+    FIRST_SPREAD,
+    Floats,
+    Judged,
+    Mean,
+    judged,
+    judged_apart,
+    likeliest_spread,
+    solve,
+)
 from xfelproc.algorithms.merging.reduction import mix
 
 SIGNIFICANT = 5.0
@@ -133,7 +142,7 @@ def resolve(data: Normalized, settings: Settings, knobs: Ambiguity, reference: M
     share, mean = _solver(knobs, reference, seed)(choices)
     if reference is None:
         share, mean = _named_by_majority(choices, settings, share, mean)
-    placed = _placed(judged(choices, mean, share if reference is None else None), knobs)
+    placed = _placed(judged_apart(choices, mean, share if reference is None else None), knobs)
     return Resolution(settings, (), placed, min(scores), True, mean)
 
 
@@ -142,7 +151,7 @@ def place(data: Normalized, found: Resolution, knobs: Ambiguity) -> Placed:
     choices = Choices.of(data, found.settings)
     if not found.resolved:
         return _nowhere(choices)
-    return _placed(judged(choices, found.mean.at(choices.keys)), knobs)
+    return _placed(judged_apart(choices, found.mean.at(choices.keys)), knobs)
 
 
 Solver = Callable[[Choices], tuple[Floats, Mean]]

@@ -19,6 +19,8 @@ UNRELATED = 0.02
 SPREADS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Relative variances of E² beside the known ones among which is chosen: scales, partialities, all else that no model knows."""
 FIRST_SPREAD = 0.4
+OWN_SPREADS = (0.0625, 0.25, 1.0, 4.0)
+"""Times the spread of all that of a lattice may be."""
 KERNEL_OBSERVATIONS = 300_000
 KERNEL_ROUNDS = 12
 MOST_ROUNDS = 40
@@ -77,17 +79,29 @@ class Judged:
         return found
 
 
-def judged(choices: Choices, mean: Mean, share: Floats | None = None) -> Judged:
-    """Compare lattices to a mean, without what they have in it themselves by their ``share`` (n, k); None: nothing."""
+def judged(choices: Choices, mean: Mean, share: Floats | None = None, wider: float = 1.0) -> Judged:
+    """Compare lattices to a mean, without what they have in it themselves by their ``share`` (n, k); None: nothing.
+
+    ``wider``: times the spread of all their own may be.
+    """
     n, k = choices.n_lattices, choices.n_settings
     own = np.zeros((n, k)) if share is None else share
     likelihood, moments = np.zeros((n, k + 1)), np.zeros((n, k, 6))
-    judge(*choices.columns, mean.spread, PRIOR, own, mean.sums.copy(), likelihood, moments)
+    judge(*choices.columns, mean.spread, wider * mean.spread, PRIOR, own, mean.sums.copy(), likelihood, moments)
     w, x, y, xx, xy, yy = np.moveaxis(moments, 2, 0)
     scatter = (w * xx - x**2) * (w * yy - y**2)
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = np.where(scatter > 0, (w * xy - x * y) / np.sqrt(np.maximum(scatter, 1e-300)), np.nan)
     return Judged(likelihood, correlation, np.diff(choices.data.starts))
+
+
+def judged_apart(choices: Choices, mean: Mean, share: Floats | None = None) -> Judged:
+    """Compare lattices to a mean as `judged` does, each with the spread that is likeliest for it: not all are measured as well."""
+    found = [judged(choices, mean, share, wider) for wider in OWN_SPREADS]
+    related = np.array([np.logaddexp.reduce(one.likelihood[:, :-1], axis=1) for one in found])
+    likeliest = np.array([one.likelihood for one in found])[related.argmax(axis=0), np.arange(choices.n_lattices)]
+    likeliest[:, -1] = np.max([one.likelihood[:, -1] for one in found], axis=0)
+    return Judged(likeliest, found[0].correlation, found[0].count)
 
 
 def solve(choices: Choices, n_starts: int, seed: int) -> tuple[Floats, Mean]:
@@ -127,7 +141,9 @@ def likeliest_spread(choices: Choices, share: Floats | None, mean: Mean | None =
             found = judged(choices, Mean.of(choices, np.asarray(share), spread), share)
         else:
             found = judged(choices, Mean(mean.keys, mean.sums, spread))
-        return float(np.sum(np.logaddexp.reduce(found.likelihood[:, :-1], axis=1)))
+        # lattices that have nothing to do with the others must not widen the spread of those that have
+        related = np.logaddexp.reduce(found.likelihood[:, :-1], axis=1) + np.log((1.0 - UNRELATED) / choices.n_settings)
+        return float(np.sum(np.logaddexp(related, found.likelihood[:, -1] + np.log(UNRELATED))))
 
     return max(SPREADS, key=evidence)
 

@@ -85,6 +85,7 @@ def _data(group: GroupOfRuns, summary: RunSummary, images: Any) -> ReportData:
         space_group=str(merged["space_group"]),
         shells=merged["shells"],
         overall=merged["overall"],
+        indexing=merged.get("settings", {}),
         quality=merged.get("quality", {}),
         intensities=merged.get("downstream", {}),
         table_one=merged.get("table_one", ()),
