@@ -19,7 +19,7 @@ def test_b_is_the_true_one_within_its_error(b_factor: float) -> None:
         plot = wilson_plot(reflections)
         assert plot is not None
         errors.append((plot.b_factor - b_factor) / plot.b_sigma)
-        assert plot.b_sigma < 2.5
+        assert plot.b_sigma < 0.5 + 0.06 * b_factor
         assert plot.d_max == pytest.approx(4.0, abs=0.05)
     assert np.sqrt(np.mean(np.square(errors))) < 2.0
 

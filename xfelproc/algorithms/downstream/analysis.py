@@ -17,15 +17,16 @@ from xfelproc.algorithms.downstream.mean_intensity import (
     epsilon_of,
     fit_mean,
     reflections_of,
+    significant,
 )
 from xfelproc.algorithms.downstream.truncate import Posterior, french_wilson
 from xfelproc.algorithms.downstream.twinning import (
+    SIGNIFICANT,
     LTest,
     Moments,
     TwinLaw,
     l_test,
     second_moments,
-    significant,
     twin_laws,
     twin_operators,
 )
@@ -83,7 +84,7 @@ def analyse(
         return AmplitudeTable(None, **dict.fromkeys(names, nothing)), Analysis(None, None, None, None, (), None, 0, words)
     amplitudes = amplitude_table(merged, mean, cell, group)
     rejected = int(np.count_nonzero(np.isfinite(merged["intensity"]) & ~np.isfinite(amplitudes["amplitude"])))
-    strong, d_min = significant(reflections)
+    strong, d_min = significant(reflections, SIGNIFICANT)
     chosen = reflections.select(strong)
     expected = mean.at(chosen.q)
     z, z_sigma = chosen.intensity / expected, chosen.sigma / expected

@@ -32,6 +32,8 @@ LONGEST_STEP = 1.0
 """Most that ln μ may change in a step."""
 OUTLIER = 20.0
 """Standard deviations from the mean beyond which an intensity has no say: under Wilson's statistics it cannot be."""
+N_SHELLS = 20
+"""Shells of equal volume in which the mean I/σ is judged."""
 FEWEST = 30
 """Reflections below which nothing is fitted."""
 
@@ -61,6 +63,20 @@ class Reflections:
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Reflections:
         """Return some of them."""
         return Reflections(self.hkl[rows], self.q[rows], self.intensity[rows], self.sigma[rows], self.centric[rows])
+
+
+def significant(reflections: Reflections, limit: float) -> tuple[Bools, float]:
+    """Return which reflections lie in the shells from low resolution on with a mean I/σ of ``limit``, and the last one's d (Å)."""
+    s3 = reflections.s2**1.5
+    if not len(s3):
+        return np.zeros(0, dtype=bool), float("nan")
+    edges = np.linspace(0.0, float(s3.max()) * (1 + 1e-12), N_SHELLS + 1)
+    shell = np.clip(np.searchsorted(edges, s3, side="right") - 1, 0, N_SHELLS - 1)
+    number = np.bincount(shell, minlength=N_SHELLS)
+    total = np.bincount(shell, reflections.intensity / reflections.sigma, N_SHELLS)
+    weak = (number > 0) & (total < limit * number)
+    last = int(np.argmax(weak)) if weak.any() else N_SHELLS
+    return shell < last, float(edges[last] ** (-1.0 / 3.0)) if last else float("nan")
 
 
 def epsilon_of(hkl: Indices, group: gemmi.SpaceGroup) -> Floats:
@@ -108,7 +124,8 @@ class MeanIntensity:
 
     ``knots`` (with the outer ones) and ``coefficients`` are the spline's in 1/d²; ``delta_b`` (3, 3) is ΔB in Å², traceless, and
     ``delta_b_sigma`` (3, 3) the standard deviations of its elements; ``anisotropy_chi2`` is the χ² of ΔB against 0 and
-    ``n_free`` the number of its free parameters.
+    ``n_free`` the number of its free parameters. ``floor`` is the standard deviation of a shell's mean at 1/d² ``floor_s2``: a
+    smaller mean is not known, and the mean is not taken for smaller, lest noise that came out negative makes amplitudes of nothing.
     """
 
     knots: Floats
@@ -118,11 +135,14 @@ class MeanIntensity:
     anisotropy_chi2: float
     n_free: int
     converged: bool
+    floor_s2: Floats
+    floor: Floats
 
     def isotropic(self, s2: Floats) -> Floats:
         """Return ⟨I/ε⟩ without the anisotropic term at 1/d² (n,), constant beyond the knots."""
         inside = np.clip(s2, self.knots[DEGREE], self.knots[-DEGREE - 1])
-        return np.asarray(np.exp(BSpline(self.knots, self.coefficients, DEGREE)(inside)), dtype=np.float64)
+        spline = np.exp(BSpline(self.knots, self.coefficients, DEGREE)(inside))
+        return np.asarray(np.maximum(spline, np.interp(s2, self.floor_s2, self.floor)), dtype=np.float64)
 
     def at(self, q: Floats) -> Floats:
         """Return ⟨I/ε⟩ at reciprocal vectors (n, 3), 1/Å."""
@@ -169,12 +189,20 @@ def fit_mean(reflections: Reflections, tensors: Floats | None = None) -> MeanInt
         tensor = np.einsum("k,kij->ij", part, terms)
         sigma = np.sqrt(np.einsum("kij,kl,lij->ij", terms, block, terms))
         chi2 = float(part @ np.linalg.solve(block, part))
-    return MeanIntensity(knots, beta[:n_spline], tensor, sigma, chi2, n_terms, converged)
+    return MeanIntensity(knots, beta[:n_spline], tensor, sigma, chi2, n_terms, converged, *_floor(reflections))
 
 
 def _knots(low: float, high: float, segments: int) -> Floats:
     step = max((high - low) / segments, 1e-9)
     return np.asarray(low + step * np.arange(-DEGREE, segments + DEGREE + 1), dtype=np.float64)
+
+
+def _floor(reflections: Reflections) -> tuple[Floats, Floats]:
+    """Return 1/d² of shells of equal numbers, and the standard deviations of their means from measurement."""
+    order = np.argsort(reflections.s2, kind="stable")
+    shells = np.array_split(order, max(1, len(order) // REFLECTIONS_A_SEGMENT))
+    s2 = np.array([reflections.s2[rows].mean() for rows in shells])
+    return s2, np.array([np.sqrt(np.sum(reflections.sigma[rows] ** 2)) / len(rows) for rows in shells])
 
 
 def _start(reflections: Reflections, knots: Floats, n_spline: int) -> Floats:

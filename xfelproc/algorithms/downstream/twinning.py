@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 SIGNIFICANT = 3.0
 """Mean I/σ of a shell from which its intensities tell of twinning, not of noise."""
-N_SHELLS, N_BLOCKS = 20, 20
+N_BLOCKS = 20
 NEAR_ZERO = 0.2
 """|L| up to which its density is that at 0."""
 FEWEST = 100
@@ -78,20 +78,6 @@ class TwinLaw:
     britton: Estimate | None
     h_test: Estimate | None
     moments: Estimate | None
-
-
-def significant(reflections: Reflections) -> tuple[NDArray[np.bool_], float]:
-    """Return which reflections lie in the shells from low resolution on with a mean I/σ of 3 or more, and the last one's d (Å)."""
-    s3 = reflections.s2**1.5
-    if not len(s3):
-        return np.zeros(0, dtype=bool), float("nan")
-    edges = np.linspace(0.0, float(s3.max()) * (1 + 1e-12), N_SHELLS + 1)
-    shell = np.clip(np.searchsorted(edges, s3, side="right") - 1, 0, N_SHELLS - 1)
-    number = np.bincount(shell, minlength=N_SHELLS)
-    total = np.bincount(shell, reflections.intensity / reflections.sigma, N_SHELLS)
-    weak = (number > 0) & (total < SIGNIFICANT * number)
-    last = int(np.argmax(weak)) if weak.any() else N_SHELLS
-    return shell < last, float(edges[last] ** (-1.0 / 3.0)) if last else float("nan")
 
 
 def jackknife_of_means(columns: Floats, statistic: Callable[[Floats], float], place: NDArray[np.int64] | None = None) -> Estimate:

@@ -9,7 +9,7 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.algorithms.downstream.mean_intensity import MeanIntensity, Reflections
+from xfelproc.algorithms.downstream.mean_intensity import MeanIntensity, Reflections, significant
 
 Floats = NDArray[np.float64]
 Composition = Literal["protein", "nucleic_acid"]
@@ -21,6 +21,8 @@ COMPOSITIONS: dict[str, dict[str, float]] = {
 """Atoms of a typical residue: only their ratios count."""
 LOW_RESOLUTION_LIMIT = 4.0
 """Å below which (larger d) the plot of a macromolecule is bent by solvent and secondary structure, and is not fitted."""
+SIGNIFICANT = 1.0
+"""Mean I/σ of a shell down to which the fit goes: beyond there may be no diffraction at all."""
 FEWEST_IN_FIT = 50
 MOST_SHELLS, REFLECTIONS_A_SHELL = 40, 30
 MAX_STEPS = 50
@@ -73,8 +75,8 @@ def wilson_plot(
     Returns
     -------
     WilsonPlot | None
-        None if fewer than 50 reflections lie in the range of the fit, which is 4 Å and better, or all of them where the data end
-        before 3.5 Å.
+        None if fewer than 50 reflections lie in the range of the fit: from 4 Å (from low resolution, where the data end before
+        3.5 Å) to where the mean I/σ of a shell falls below 1.
     """
     if len(reflections) < FEWEST_IN_FIT:
         return None
@@ -82,7 +84,9 @@ def wilson_plot(
     expected = scattering_power(s2, composition) * (1.0 if mean is None else mean.anisotropy(reflections.q))
     ratio, sigma = reflections.intensity / expected, reflections.sigma / expected
     limit = LOW_RESOLUTION_LIMIT**-2
-    fitted = s2 >= limit if float(s2.max()) > 3.5**-2 else np.ones(len(s2), dtype=bool)
+    signal, _ = significant(reflections, SIGNIFICANT)
+    signal = signal if np.count_nonzero(signal) >= FEWEST_IN_FIT else np.ones(len(s2), dtype=bool)
+    fitted = signal & (s2 >= limit) if float(s2[signal].max()) > 3.5**-2 else signal
     if np.count_nonzero(fitted) < FEWEST_IN_FIT or not float(np.sum(ratio[fitted])) > 0:
         return None
     spread = np.where(reflections.centric, 2.0, 1.0)
