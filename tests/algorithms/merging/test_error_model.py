@@ -62,7 +62,8 @@ class Lattices:
 )
 def test_what_was_planted_is_found_and_nothing_else(term: str, value: float, planted: dict[str, Any]) -> None:
     found = Lattices(300, **planted).fitted().named
-    assert found[term] == pytest.approx(value, rel=0.15)
+    # what an error of position or width does is linear in it only where the partiality is not small
+    assert found[term] == pytest.approx(value, rel=0.2 if term in ("position", "width") else 0.15)
     others = {"relative", "partiality", "position", "width"} - {term}
     assert all(found[name] < 0.05 for name in others)
     assert found["counting"] == pytest.approx(value if term == "counting" else 1.0, rel=0.04)
