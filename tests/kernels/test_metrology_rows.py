@@ -58,7 +58,7 @@ def panel_of(detector: Detector, hkl: np.ndarray) -> int:
 def evaluate(
     detector: Detector, panel: int, a: np.ndarray, hkl: np.ndarray, turn: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    q, ray, spot = a @ hkl, np.empty(15), np.empty(20)
+    q, ray, spot = a @ hkl, np.empty(15), np.empty(8)
     psi = kernel.onto_sphere(q, FORWARD, RADIUS, turn, ray)
     assert kernel.onto_panel(pack_detector(detector)[panel], ray, spot)
     return np.array([spot[0], spot[1], psi]), ray, spot
@@ -101,9 +101,9 @@ def test_group_derivatives(level: int) -> None:
         panel = panel_of(detector, hkl)
         number = next(i for i, g in enumerate(groups) if panel in g.panels)
         frame = np.concatenate([groups[number].axes.ravel(), groups[number].centre])
-        _, ray, spot = evaluate(detector, panel, A, hkl, True)
+        _, ray, _ = evaluate(detector, panel, A, hkl, True)
         rows = np.zeros((2, 6))
-        kernel.group_rows(frame, pack_detector(detector)[panel], ray, spot, rows, 0)
+        kernel.group_rows(frame, pack_detector(detector)[panel], ray, rows, 0)
         for j in range(6):
             moves = np.zeros((len(groups), 6))
             ends = []

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from xfelproc.kernels.metrology_lattice import cell_weight, optimum, psi_spread, symmetrize
+from xfelproc.kernels.metrology_normal import BATCH, add_products, eliminate, gather_groups
 from xfelproc.kernels.metrology_rows import group_rows
 from xfelproc.kernels.robust import bin_of, influence_slope, robust
 
@@ -24,93 +25,6 @@ N_STATISTICS = 12
 """Columns of the sums a panel: spots, used, Σ of fast, slow, fast², slow², radial, tangential, radial², tangential², ΔΨ, ΔΨ²."""
 N_TOTALS = 12
 """Sums a half-set: see `add_crystals`."""
-
-
-@njit(cache=True, nogil=True)
-def _gather_groups(panel: Ints, group: Ints, first: int, last: int, slot: Ints, touched: Ints) -> int:
-    """Write the groups that hold spots, ascending, and the place of each in ``slot``; return how many."""
-    count = 0
-    for i in range(first, last):
-        g = group[panel[i]]
-        if g >= 0 and slot[g] < 0:
-            slot[g] = 0
-            touched[count] = g
-            count += 1
-    touched[:count].sort()
-    for m in range(count):
-        slot[touched[m]] = m
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _reduce(
-    factor: Floats,
-    right: Floats,
-    p: int,
-    coupling: Floats,
-    own: Floats,
-    pull: Floats,
-    touched: Ints,
-    count: int,
-    line: Floats,
-    normal: Floats,
-    gradient: Floats,
-) -> None:
-    """Eliminate a crystal: add C - Wᵀ W, W = L⁻¹ B, to the packed lower triangle, and g - Wᵀ L⁻¹ b to the gradient.
-
-    ``coupling`` (p, 6 count) is B and becomes W; ``own`` (count, 6, 6) are the diagonal blocks of C, ``pull`` (6 count) is g.
-    """
-    width = 6 * count
-    for i in range(p):
-        for k in range(i):
-            f = factor[i, k]
-            for c in range(width):
-                coupling[i, c] -= f * coupling[k, c]
-        f = 1.0 / factor[i, i]
-        for c in range(width):
-            coupling[i, c] *= f
-    for m in range(count):
-        for r in range(6):
-            column, row = 6 * m + r, 6 * touched[m] + r
-            total = pull[column]
-            for k in range(p):
-                total -= coupling[k, column] * right[k]
-            gradient[row] += total
-            end = 6 * (m + 1)
-            _line(coupling, p, column, end, line)
-            base = row * (row + 1) // 2
-            for other in range(m):
-                place = base + 6 * touched[other]
-                for c in range(6):
-                    normal[place + c] += line[6 * other + c]
-            place = base + 6 * touched[m]
-            for c in range(r + 1):
-                normal[place + c] += line[6 * m + c] + own[m, r, c]
-
-
-@njit(cache=True, nogil=True)
-def _line(w: Floats, p: int, column: int, end: int, out: Floats) -> None:
-    """Write -Σ w[k, column] w[k, :end] over the p rows, three at a time."""
-    k = 0
-    rest = p % 3
-    if rest == 0:
-        for c in range(end):
-            out[c] = 0.0
-    elif rest == 1:
-        f0 = w[0, column]
-        for c in range(end):
-            out[c] = -f0 * w[0, c]
-        k = 1
-    else:
-        f0, f1 = w[0, column], w[1, column]
-        for c in range(end):
-            out[c] = -(f0 * w[0, c] + f1 * w[1, c])
-        k = 2
-    while k < p:
-        f0, f1, f2 = w[k, column], w[k + 1, column], w[k + 2, column]
-        for c in range(end):
-            out[c] -= f0 * w[k, c] + f1 * w[k + 1, c] + f2 * w[k + 2, c]
-        k += 3
 
 
 @njit(cache=True, nogil=True)
@@ -226,14 +140,16 @@ def add_crystals(
         most = max(most, starts[c + 1] - starts[c])
     n_groups = frames.shape[0]
     q, slope = np.empty(3), np.empty(3)
-    rays, spots, rows = np.empty((most, 15)), np.empty((most, 20)), np.empty((most, 3, 9))
+    rays, spots, rows = np.empty((most, 15)), np.empty((most, 8)), np.empty((most, 3, 9))
     residual, weights, scratch = np.empty((most, 3)), np.empty((most, 5)), np.empty(most)
     step, kept = np.empty(9), np.empty((9, 9))
     strain, weight_of_cell = np.empty((6, 3, 3)), np.empty((6, 6))
-    slot, touched = np.full(n_groups, -1, dtype=np.int32), np.empty(n_groups, dtype=np.int32)
+    slot = np.full(n_groups, -1, dtype=np.int32)
     widest = 6 * min(n_groups, most)
-    coupling, own, pull, line = np.empty((9, widest)), np.empty((widest // 6, 6, 6)), np.empty(widest), np.empty(widest)
-    moves = np.empty((2, 6))
+    coupling, own, pull = np.empty((BATCH, 9, widest)), np.empty((BATCH, widest // 6, 6, 6)), np.empty(widest)
+    among, line, moves = np.empty((BATCH, widest // 6), dtype=np.int32), np.empty(widest), np.empty((2, 6))
+    counts, sizes, half_of = np.zeros(BATCH, dtype=np.int32), np.zeros(BATCH, dtype=np.int32), np.zeros(BATCH, dtype=np.int32)
+    held_back = 0
     kind = int(settings[1])
     for c in range(lattices.shape[0]):
         first, last, half = starts[c], starts[c + 1], halves[c]
@@ -283,9 +199,9 @@ def add_crystals(
             totals[half, 11] += 1.0
             continue
         refined[c] = a
-        count = _gather_groups(panel, group, first, last, slot, touched)
-        coupling[:p, : 6 * count] = 0.0
-        own[:count] = 0.0
+        count = gather_groups(panel, group, first, last, slot, among[held_back])
+        coupling[held_back, :p, : 6 * count] = 0.0
+        own[held_back, :count] = 0.0
         pull[: 6 * count] = 0.0
         for i in range(first, last):
             n = i - first
@@ -309,19 +225,25 @@ def add_crystals(
             if g < 0 or w0 == 0.0:
                 continue
             m = slot[g]
-            group_rows(frames[g], geometry[panel[i]], rays[n], spots[n], moves, 0)
+            group_rows(frames[g], geometry[panel[i]], rays[n], moves, 0)
             for r in range(6):
                 j0, j1 = w0 * moves[0, r], w1 * moves[1, r]
                 pull[6 * m + r] += j0 * residual[n, 0] + j1 * residual[n, 1]
                 for s in range(r + 1):
-                    own[m, r, s] += j0 * moves[0, s] + j1 * moves[1, s]
+                    own[held_back, m, r, s] += j0 * moves[0, s] + j1 * moves[1, s]
                 for k in range(p):
-                    coupling[k, 6 * m + r] += j0 * rows[n, 0, k] + j1 * rows[n, 1, k]
+                    coupling[held_back, k, 6 * m + r] += j0 * rows[n, 0, k] + j1 * rows[n, 1, k]
         # `step` holds L⁻¹ b of the optimum
-        _reduce(kept, step, p, coupling, own, pull, touched, count, line, normal[half], gradient[half])
+        eliminate(kept, step, p, coupling[held_back], pull, among[held_back], count, gradient[half])
         for m in range(count):
-            slot[touched[m]] = -1
+            slot[among[held_back, m]] = -1
+        half_of[held_back], counts[held_back], sizes[held_back] = half, count, p
+        held_back += 1
+        if held_back == BATCH:
+            add_products(coupling, own, among, counts, sizes, half_of, held_back, n_groups, line, normal)
+            held_back = 0
         totals[half, 0] += best
         totals[half, 1] += held
         totals[half, 8] += p
         totals[half, 9] += 1.0
+    add_products(coupling, own, among, counts, sizes, half_of, held_back, n_groups, line, normal)

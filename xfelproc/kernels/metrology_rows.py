@@ -60,7 +60,7 @@ def onto_sphere(q: Floats, beam: Floats, radius: float, turn: bool, ray: Floats)
     ray[1] = forward * beam[1] + side * cy
     ray[2] = forward * beam[2] + side * cz
     ray[13], ray[14] = across, along
-    return math.atan2(across, -along) - math.atan2(b, a)
+    return math.atan2(across * a + along * b, across * b - along * a)
 
 
 @njit(cache=True, nogil=True)
@@ -79,8 +79,7 @@ def psi_gradient(q: Floats, beam: Floats, radius: float, ray: Floats, out: Float
 def onto_panel(g: Floats, ray: Floats, out: Floats) -> bool:
     """Write pixel coordinates of a ray on packed panel ``g`` and their derivatives; return whether it meets the panel's plane.
 
-    ``out`` (20): fast, slow (0, 1), their derivatives with respect to the ray's unit vector (2-7), to the panel's translation along
-    the laboratory's axes (8-13, px/mm) and to its turns about them at the point that is met (14-19, px/radian: parallax alone).
+    ``out`` (8): fast, slow (0, 1), and their derivatives with respect to the ray's unit vector (2-7).
     """
     x, y, z = ray[0], ray[1], ray[2]
     along = g[6] * x + g[7] * y + g[8] * z
@@ -100,15 +99,6 @@ def onto_panel(g: Floats, ray: Floats, out: Floats) -> bool:
         out[2 + 3 * axis] = ((scale + path) * f0 + onto * g[6]) * pixel
         out[3 + 3 * axis] = ((scale + path) * f1 + onto * g[7]) * pixel
         out[4 + 3 * axis] = ((scale + path) * f2 + onto * g[8]) * pixel
-        slip = f_u / along
-        out[8 + 3 * axis] = (slip * g[6] - f0) * pixel
-        out[9 + 3 * axis] = (slip * g[7] - f1) * pixel
-        out[10 + 3 * axis] = (slip * g[8] - f2) * pixel
-        lean = slope * f_u * pixel
-        path_px = path * pixel
-        out[14 + 3 * axis] = path_px * (f1 * z - f2 * y) + lean * (g[7] * z - g[8] * y)
-        out[15 + 3 * axis] = path_px * (f2 * x - f0 * z) + lean * (g[8] * x - g[6] * z)
-        out[16 + 3 * axis] = path_px * (f0 * y - f1 * x) + lean * (g[6] * y - g[7] * x)
     return True
 
 
@@ -152,16 +142,26 @@ def local_rows(
 
 
 @njit(cache=True, nogil=True)
-def group_rows(frame: Floats, g: Floats, ray: Floats, spot: Floats, rows: Floats, column: int) -> None:
+def group_rows(frame: Floats, g: Floats, ray: Floats, rows: Floats, column: int) -> None:
     """Write derivatives of fast, slow to the six moves of the panel's group (``frame``: axes as rows 0-8, centre 9-11)."""
-    scale = g[12] / (g[6] * ray[0] + g[7] * ray[1] + g[8] * ray[2])
-    x, y, z = scale * ray[0] - frame[9], scale * ray[1] - frame[10], scale * ray[2] - frame[11]
+    u, v, w = ray[0], ray[1], ray[2]
+    along = g[6] * u + g[7] * v + g[8] * w
+    scale = g[12] / along
+    path, slope = mean_path(g[17], g[18], abs(along))
+    if along < 0.0:
+        slope = -slope
+    x, y, z = scale * u - frame[9], scale * v - frame[10], scale * w - frame[11]
     for axis in range(2):
-        t0, t1, t2 = spot[8 + 3 * axis], spot[9 + 3 * axis], spot[10 + 3 * axis]
-        r0 = y * t2 - z * t1 + spot[14 + 3 * axis]
-        r1 = z * t0 - x * t2 + spot[15 + 3 * axis]
-        r2 = x * t1 - y * t0 + spot[16 + 3 * axis]
+        f0, f1, f2 = g[3 * axis], g[3 * axis + 1], g[3 * axis + 2]
+        f_u = f0 * u + f1 * v + f2 * w
+        pixel = 1.0 / g[13 + axis]
+        slip, lean = f_u / along, slope * f_u
+        t0, t1, t2 = slip * g[6] - f0, slip * g[7] - f1, slip * g[8] - f2
+        # turns move the point that is met, and lean the panel against the ray, which changes the parallax
+        r0 = y * t2 - z * t1 + path * (f1 * w - f2 * v) + lean * (g[7] * w - g[8] * v)
+        r1 = z * t0 - x * t2 + path * (f2 * u - f0 * w) + lean * (g[8] * u - g[6] * w)
+        r2 = x * t1 - y * t0 + path * (f0 * v - f1 * u) + lean * (g[6] * v - g[7] * u)
         for i in range(3):
-            f0, f1, f2 = frame[3 * i], frame[3 * i + 1], frame[3 * i + 2]
-            rows[axis, column + i] = f0 * t0 + f1 * t1 + f2 * t2
-            rows[axis, column + 3 + i] = f0 * r0 + f1 * r1 + f2 * r2
+            a0, a1, a2 = frame[3 * i], frame[3 * i + 1], frame[3 * i + 2]
+            rows[axis, column + i] = pixel * (a0 * t0 + a1 * t1 + a2 * t2)
+            rows[axis, column + 3 + i] = pixel * (a0 * r0 + a1 * r1 + a2 * r2)
