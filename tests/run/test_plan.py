@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.algorithms.downstream.wilson_data import simulated
 from tests.stages.fakes import SECTIONS, open_fake
 from xfelproc.errors import ConfigError
+from xfelproc.io.exchange.mtz import MtzHeader, merged_mtz
 from xfelproc.run.config import config_class, make_config
 from xfelproc.run.plan import Plan, make_plan
 
@@ -46,3 +48,20 @@ def test_frames_that_are_not_there(tmp_path: Path, files: str, frames: str | Non
     (tmp_path / "events.lst").write_text("b.cbf //3\n")
     with pytest.raises(ConfigError, match=words):
         plan(tmp_path, files, frames)
+
+
+def test_a_file_of_free_flags_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    cell = (60.0, 70.0, 80.0, 90.0, 90.0, 90.0)
+    (tmp_path / "a.cbf").write_text("hit")
+    merged = simulated(cell, "P 21 21 21", d_min=8.0).merged
+    (tmp_path / "old.mtz").write_bytes(merged_mtz(merged, MtzHeader(cell, "P 21 21 21", 1.0)))
+
+    def planned(name: str, given: tuple[float, ...]) -> Plan:
+        job = {"input": {"files": "a.cbf"}, "merge": {"free_from": name}, "index": {"cell": given, "space_group": "P 21 21 21"}}
+        return make_plan(make_config(job, tmp_path), open_fake)
+
+    assert planned("old.mtz", cell).manifest.n_frames == 1
+    with pytest.raises(ConfigError, match=r"merge\.free_from: .*none\.mtz: there is no such file"):
+        planned("none.mtz", cell)
+    with pytest.raises(ConfigError, match=r"merge\.free_from: .*old\.mtz.*another crystal form"):
+        planned("old.mtz", (60.0, 70.0, 90.0, 90.0, 90.0, 90.0))

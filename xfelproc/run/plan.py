@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.downstream.free import check_crystal, normalised_flags
 from xfelproc.errors import ConfigError, DataError
+from xfelproc.geometry.miller import find_space_group
 from xfelproc.io.exchange.free_flags import read_free_flags
 from xfelproc.io.manifest import UNSEEN, Manifest, Sources, SourceTable, cut_units, default_unit_size, file_state
 from xfelproc.io.names import FileNames
@@ -48,12 +50,17 @@ class Plan:
     """Files that were taken for one frame each, without opening them."""
 
 
-def _check_free_flags(path: str | None) -> None:
+def _check_free_flags(config: JobConfig) -> None:
     """Raise ConfigError now, and not when all frames are processed, if the file of free flags is of no use."""
+    path = getattr(config.section("merge"), "free_from", None)  # another merger may know no such file
     if path is None:
         return
+    target = config.section("index").target()
     try:
-        read_free_flags(Path(path))
+        column = read_free_flags(Path(path))
+        given = normalised_flags(column.hkl, column.values, column.cell, column.space_group, path)
+        if target.cell is not None:
+            check_crystal(given, target.cell, find_space_group(column.space_group))
     except DataError as error:
         raise ConfigError(f"merge.free_from: {error}") from error
 
@@ -79,7 +86,7 @@ def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -
     settings = config.input.settings()
     if settings.geometry is not None and not settings.geometry.is_file():
         raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
-    _check_free_flags(config.section("merge").free_from)
+    _check_free_flags(config)
     files = find_inputs(config.input.files)
     seen = _Seen(config, opener, files, spread)
     seen.look()
