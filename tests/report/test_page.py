@@ -109,7 +109,7 @@ def test_report_is_self_contained_and_escapes() -> None:
             "P 43 21 2",
             shells=[shell],
             overall=shell,
-            indexing={"resolved": False, "operators": [{"operator": "h,k,l"}, {"operator": "-h,k,-l"}]},
+            indexing={"ambiguous": True, "resolved": False, "operators": [{"operator": "h,k,l"}, {"operator": "-h,k,-l"}]},
             frames=[view],
             warnings=["ambiguity <unresolved>"],
             maximum=np.ones((2, 200, 200)),

@@ -20,9 +20,10 @@ def test_numbers() -> None:
 
 def test_indexing() -> None:
     assert indexing({}) == ""
+    assert indexing({"ambiguous": False}).startswith("No indexing ambiguity")
     operators = [{"operator": "h,k,l", "lattices": 18}, {"operator": "-h,k,-l", "lattices": 11}]
     doubt = {"empty": 0, "undecided": 2, "unrelated": 0}
-    found = {"resolved": True, "operators": operators, "doubt": doubt, "n_lattices": 31, "reference": None}
+    found = {"ambiguous": True, "resolved": True, "operators": operators, "doubt": doubt, "n_lattices": 31, "reference": None}
     assert indexing(found) == ("Indexing ambiguity resolved: 18 by h,k,l, 11 by -h,k,-l; 2 of 31 have an unknown setting.")
     assert "resolved against known.mtz: 18" in indexing({**found, "reference": "known.mtz"})
-    assert "-h,k,-l: not resolved" in indexing({"resolved": False, "operators": operators})
+    assert "-h,k,-l: not resolved" in indexing({"ambiguous": True, "resolved": False, "operators": operators})

@@ -141,9 +141,16 @@ def lattices_of_sample(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
 
 def test_no_ambiguity_costs_nothing(run: MergeInput, tmp_path: Path) -> None:
     found = merged(tmp_path, run, "P 4 2 2")
-    assert found["settings"] == {}
+    assert found["settings"] == {"ambiguous": False}
     assert found["ambiguity"] == []
     assert not (tmp_path / "merged" / FILE).exists()
+
+
+def test_a_triclinic_lattice_has_nothing_to_resolve(tmp_path: Path) -> None:
+    crystals = simulator(cell=(40.0, 44.0, 50.0, 80.0, 95.0, 100.0), space_group="P 1", settings=())
+    found = merged(tmp_path / "out", make_run(tmp_path / "run", crystals, 25), "P 1")
+    assert found["settings"] == {"ambiguous": False}
+    assert not any("ambiguity" in text for text in found["warnings"])
 
 
 def test_intensities_without_a_preference_are_not_sorted(tmp_path: Path) -> None:
@@ -231,7 +238,9 @@ def test_lattices_of_unknown_setting(tmp_path: Path) -> None:
 def test_a_tolerance_decides_what_is_an_accident(tmp_path: Path) -> None:
     crystals = simulator(cell=(50.0, 50.8, 40.0, 90.0, 90.0, 90.0), space_group="P 2 2 2", settings=("h,k,l", "k,h,-l"))
     run = make_run(tmp_path / "run", crystals, 25)
-    assert merged(tmp_path / "a", run, "P 2 2 2", Merge(ambiguity={"max_obliquity": 0.2, "resolve": "off"}))["settings"] == {}
+    assert merged(tmp_path / "a", run, "P 2 2 2", Merge(ambiguity={"max_obliquity": 0.2, "resolve": "off"}))["settings"] == {
+        "ambiguous": False
+    }
     found = merged(tmp_path / "b", run, "P 2 2 2", Merge(ambiguity={"max_obliquity": 1.5, "resolve": "off"}))["settings"]
     assert found["operators"][1]["strain"] == pytest.approx(0.016, abs=0.003)
 

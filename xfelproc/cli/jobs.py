@@ -120,7 +120,7 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
         )
         if resolution := merged.get("quality", {}).get("resolution"):
             lines.append(resolution_words(resolution))
-        if settings := merged.get("settings"):
+        if (settings := merged.get("settings")) and settings["ambiguous"]:
             lines.append(indexing(settings))
     lines += [f"warning: {text}" for text in distance_warnings(directory)]
     lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]

@@ -62,7 +62,7 @@ class ReportData:
     shells: Sequence[dict[str, Any]] = ()
     overall: Mapping[str, Any] = field(default_factory=dict)
     indexing: Mapping[str, Any] = field(default_factory=dict)
-    """What became of an indexing ambiguity; empty where there was none."""
+    """What became of an indexing ambiguity: ``settings`` of ``merge.json``."""
     quality: Mapping[str, Any] = field(default_factory=dict)
     """What merging says beside the shells: error model, normal probability, resolution."""
     intensities: Mapping[str, Any] = field(default_factory=dict)

@@ -33,9 +33,11 @@ def resolution(found: Mapping[str, float]) -> str:
 
 
 def indexing(settings: Mapping[str, Any]) -> str:
-    """Return what became of an indexing ambiguity, one sentence: ``settings`` in merge.json; nothing where there was none."""
+    """Return what became of an indexing ambiguity, one sentence: ``settings`` in merge.json; nothing of nothing."""
     if not settings:
         return ""
+    if not settings["ambiguous"]:
+        return "No indexing ambiguity: the lattice has no rotations but those of the space group."
     names = [operator["operator"] for operator in settings["operators"]]
     if not settings["resolved"]:
         return f"Indexing ambiguity {'; '.join(names[1:])}: not resolved, lattices are merged as they were indexed."

@@ -51,8 +51,8 @@ EXACT = 1e-4
 class Indexing:
     """What merging has to know: shards whose lattices are all in one setting, as far as that is known.
 
-    ``unresolved`` are the operators of an ambiguity that is left; ``record`` is what ``merge.json`` says, empty where there is no
-    ambiguity; ``warnings`` what the user must know.
+    ``unresolved`` are the operators of an ambiguity that is left; ``record`` is what ``merge.json`` says of it, empty where there
+    is no lattice; ``warnings`` what the user must know.
     """
 
     blocks: Shards
@@ -94,9 +94,9 @@ def resolved_indexing(
         return Indexing(shards)
     among = find_settings(cell, space_group, settings.ambiguity.max_obliquity)
     if len(among) == 1:
-        return Indexing(shards)
+        return Indexing(shards, record={"ambiguous": False})
     if settings.ambiguity.resolve == "off":
-        return Indexing(shards, among.names[1:], {"resolved": False, "operators": _operators(among, cell), "why": "not asked for"})
+        return Indexing(shards, among.names[1:], {"ambiguous": True, "resolved": False, "operators": _operators(among, cell)})
     asked = settings.ambiguity.reference
     content: dict[str, Any] = {"shards": lineage, "merge": settings.model_dump(mode="json"), "group": space_group, "cell": cell}
     content |= {"reference": None if asked is None else file_identity(asked), "versions": versions()}
@@ -215,6 +215,7 @@ def _record(table: Partial, found: Resolution, cell: Sequence[float], reference:
         operator["lattices"] = int(np.count_nonzero((table["setting"] == number) & (table["doubt"] == Doubt.NONE)))
     known = table["probability"][np.isfinite(table["probability"])]
     return {
+        "ambiguous": True,
         "resolved": found.resolved,
         "significance": found.significance,
         "operators": operators,
