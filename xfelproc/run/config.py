@@ -244,8 +244,9 @@ def _absolute(config: JobConfig, base: Path) -> JobConfig:
     ambiguity = getattr(merge, "ambiguity", None)  # another merger may have none
     if ambiguity is not None and ambiguity.reference is not None:
         merge = merge.model_copy(update={"ambiguity": ambiguity.model_copy(update={"reference": absolute(ambiguity.reference)})})
-    if getattr(merge, "free_from", None) is not None:
-        merge = merge.model_copy(update={"free_from": absolute(merge.free_from)})
+    for name in ("free_from", "compare_to"):
+        if getattr(merge, name, None) is not None:
+            merge = merge.model_copy(update={name: absolute(getattr(merge, name))})
     return config.model_copy(update={"input": given.model_copy(update=moved), "slurm": asked, "merge": merge})
 
 

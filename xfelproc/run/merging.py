@@ -25,6 +25,7 @@ from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.tables import ShellTable
 from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing
+from xfelproc.run.comparison import compared
 from xfelproc.run.downstream import finish, write_table_one
 from xfelproc.run.folding import Gathering, block_leaves, read_partial
 from xfelproc.run.geometry import PROCESS
@@ -128,6 +129,7 @@ def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, gr
     reference, flags = settings.ambiguity.reference, settings.free_from
     content = {"shards": shards.lineage, "merge": settings.model_dump(mode="json"), "symmetry": symmetry, "sizes": sizes}
     files = {"reference": reference and file_identity(reference), "free": flags and file_identity(flags)}
+    files["compared"] = settings.compare_to and file_identity(settings.compare_to)
     return digest({**content, **files, "versions": versions()})
 
 
@@ -218,7 +220,7 @@ def _write(
 ) -> dict[str, Any]:
     cell = [float(v) for v in np.median(scaled.cells, axis=0)]
     symmetry = Symmetry.chosen(group.space_group, settings, group.proposal, indexing.unresolved)
-    result = result_of(scaled.final, cell, symmetry, settings)
+    result = compared(result_of(scaled.final, cell, symmetry, settings), settings, symmetry.group)
     said = (*notes, *indexing.warnings, *result.warnings)
     header = MtzHeader(result.cell, result.space_group, float(np.mean(scaled.wavelengths)), result.title, said)
     finished = finish(result.merged, header, settings, output)

@@ -2,11 +2,14 @@
 
 import math
 
+import gemmi
 import numpy as np
 import pytest
 
+from xfelproc.algorithms.merging.comparison import intensities_of, scaled_reference, with_comparison
 from xfelproc.algorithms.merging.quality import control_warnings
-from xfelproc.algorithms.merging.resolution import resolution_by_cc_half, resolution_by_i_over_sigma, scaled_reference
+from xfelproc.algorithms.merging.reduction import to_asu
+from xfelproc.algorithms.merging.resolution import resolution_by_cc_half, resolution_by_i_over_sigma
 from xfelproc.algorithms.merging.statistics import GroupSums, correlation, shell_edges, shell_statistics
 from xfelproc.models.tables import MergedTable, ShellTable
 
@@ -45,10 +48,8 @@ def data():
     nan = np.full((N, 2), np.nan)
     control = 100.0 + rng.standard_normal((N, 2))
     reference = np.where(rng.random(N) < 0.5, true, np.nan)
-    sums = GroupSums(
-        rng.uniform(1, 2, N), rng.uniform(10, 20, N), rng.integers(0, 2, N), nan, rng.uniform(0, 9, N), control, reference
-    )
-    return merged, sums
+    sums = GroupSums(rng.uniform(1, 2, N), rng.uniform(10, 20, N), rng.integers(0, 2, N), nan, rng.uniform(0, 9, N), control)
+    return merged, sums, reference
 
 
 def pearson(x, y):
@@ -58,9 +59,11 @@ def pearson(x, y):
 
 
 def test_statistics_are_their_definitions(data):
-    merged, sums = data
+    merged, sums, reference = data
     edges = shell_edges(2.0, 20.0, 4)
     shells, overall = shell_statistics(merged, sums, np.append(merged["d"], [2.1, 5.0]).astype(np.float64), edges)
+    assert np.all(np.isnan(shells["cc_reference"]))
+    shells, overall = (with_comparison(table, merged, reference) for table in (shells, overall))
     assert int(shells["n_unique"].sum()) == N == int(overall["n_unique"][0])
     for row, table in [(0, overall), *((i, shells) for i in range(4))]:
         d = merged["d"].astype(np.float64)
@@ -93,7 +96,7 @@ def test_statistics_are_their_definitions(data):
         mean = sum(0.5 * (merged["intensity_plus"][i] + merged["intensity_minus"][i]) for i in both) / len(both)
         assert table["bijvoet_ratio"][row] == pytest.approx(math.sqrt(max(excess, 0.0)) / mean)
         assert table["n_bijvoet"][row] == len(both)
-        known = [(merged["intensity"][i], sums.reference[i]) for i in rows if math.isfinite(sums.reference[i])]
+        known = [(merged["intensity"][i], reference[i]) for i in rows if math.isfinite(reference[i])]
         assert table["cc_reference"][row] == pytest.approx(pearson(*zip(*known, strict=True)))
         r = 2 * sum(abs(a - b) for a, b in known) / sum(a + b for a, b in known)
         assert table["r_reference"][row] == pytest.approx(r)
@@ -134,7 +137,7 @@ def test_resolution_estimates():
 
 
 def test_a_reference_comes_onto_the_scale_of_the_merged(data):
-    merged, _ = data
+    merged, *_ = data
     s2 = merged["d"].astype(np.float64) ** -2.0
     theirs = merged["intensity"] / 37.0 * np.exp(4.0 * s2)
     theirs[::3] = np.nan
@@ -145,6 +148,16 @@ def test_a_reference_comes_onto_the_scale_of_the_merged(data):
     nothing = np.full(N, np.nan)
     assert np.all(np.isnan(scaled_reference(merged, nothing)))
     assert math.isnan(correlation(nothing[:2], nothing[:2]))
+
+
+def test_given_intensities_are_found_by_any_equivalent(data):
+    group = gemmi.SpaceGroup("P 43 21 2")
+    hkl, _ = to_asu(np.array([[1, 2, 3], [4, 1, 2], [5, 5, 1]], dtype=np.int32), group)
+    merged = MergedTable(3, hkl=hkl)
+    given = np.array([[-2, 1, 3], [-1, -2, -3], [1, 4, -2], [7, 1, 1]], dtype=np.int32)
+    found = intensities_of(merged, given, np.array([10.0, 20.0, 5.0, 1.0]), group)
+    np.testing.assert_array_equal(found, [15.0, 5.0, np.nan])
+    assert np.all(np.isnan(intensities_of(merged, given[:0], np.zeros(0), group)))
 
 
 def test_a_control_that_correlates_is_told_of():

@@ -1,18 +1,16 @@
-"""To which resolution the merged data go, and how they compare to given intensities."""
+"""To which resolution the merged data go."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.models.tables import MergedTable, ShellTable
+from xfelproc.models.tables import ShellTable
 
 Floats = NDArray[np.float64]
 CC_LIMIT = 0.3
 I_OVER_SIGMA_LIMIT = 1.0
 FEWEST_SHELLS = 3
-BINS = 20
-FEWEST_IN_A_BIN = 10
 
 
 def resolution_by_cc_half(shells: ShellTable, limit: float = CC_LIMIT) -> float:
@@ -63,27 +61,3 @@ def _middle(shells: ShellTable) -> Floats:
     """Return 1/d² of the middles of the shells."""
     middle: Floats = 0.5 * (shells["d_max"] ** -2.0 + shells["d_min"] ** -2.0)
     return middle
-
-
-def scaled_reference(merged: MergedTable, reference: Floats) -> Floats:
-    """Return given intensities (n,) (NaN: none) on the scale of the merged ones: times a scale and exp(-B / 2d²).
-
-    Both come from a straight line through the logarithms of the ratios of the sums in bins of resolution.
-    """
-    known = np.flatnonzero(np.isfinite(reference))
-    if len(known) == 0:
-        return reference
-    s2 = merged["d"].astype(np.float64) ** -2.0
-    order = known[np.argsort(s2[known], kind="stable")]
-    middles, ratios, counts = [], [], []
-    for rows in np.array_split(order, max(1, min(BINS, len(order) // FEWEST_IN_A_BIN))):
-        ours, theirs = float(merged["intensity"][rows].sum()), float(reference[rows].sum())
-        if ours > 0 and theirs > 0:
-            middles.append(float(s2[rows].mean()))
-            ratios.append(np.log(ours / theirs))
-            counts.append(np.sqrt(len(rows)))
-    if not ratios:
-        return reference
-    slope, constant = np.polyfit(middles, ratios, 1, w=counts) if len(ratios) > 1 else (0.0, ratios[0])
-    scaled: Floats = reference * np.exp(constant + slope * s2)
-    return scaled

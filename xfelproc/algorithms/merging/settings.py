@@ -76,6 +76,10 @@ class Merge(Parameters):
     min_lattice_cc: Annotated[
         float | None, Field(ge=-1, le=1, description="lattices that correlate less to the others are left out; None: none is")
     ] = None
+    compare_to: Annotated[
+        str | None,
+        Field(description="MTZ or mmCIF of intensities, or amplitudes, that the merged ones are compared to: CC and R by shell"),
+    ] = None
     min_multiplicity: Annotated[int, Field(ge=1, description="observations a merged reflection needs")] = 1
     n_shells: Annotated[int, Field(ge=1, le=200, description="resolution shells, of equal reciprocal volume")] = 20
     free_fraction: Annotated[float, Field(gt=0, le=0.5, description="share of the reflections in the free set")] = 0.05

@@ -7,7 +7,7 @@ R values compare observations to scale · partiality · mean, in the units of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,7 @@ class GroupSums:
     """What the statistics need of each merged reflection beside the MergedTable; all (n_merged,) unless said.
 
     ``residual`` and ``total`` are Σ|I - kJ| and ΣI; ``anomalous`` (n, 2) is I(+) - I(-) of each half (NaN: not both measured);
-    ``chi2`` is χ² about the mean, ``control`` (n, 2) are the means of the halves of shuffled observations, ``reference`` are given
-    intensities on the same scale (NaN: none).
+    ``chi2`` is χ² about the mean, ``control`` (n, 2) are the means of the halves of shuffled observations.
     """
 
     residual: Floats
@@ -33,11 +32,6 @@ class GroupSums:
     anomalous: Floats
     chi2: Floats
     control: Floats
-    reference: Floats
-
-    def with_reference(self, reference: Floats) -> GroupSums:
-        """Return the same with other given intensities."""
-        return replace(self, reference=reference)
 
 
 def shell_edges(d_min: float, d_max: float, n: int) -> Floats:
@@ -134,7 +128,7 @@ def _statistics(
         **_bijvoet(merged, rows),
         "chi2": _ratio(float(sums.chi2[rows].sum()), float(np.maximum(count - 1, 0).sum())),
         **_control(sums.control[rows]),
-        **_against(intensity, sums.reference[rows]),
+        **against(intensity, np.full(len(rows), np.nan)),
     }
 
 
@@ -158,7 +152,8 @@ def _control(control: Floats) -> dict[str, float]:
     return {"cc_control": correlation(control[both, 0], control[both, 1]), "n_control": int(np.count_nonzero(both))}
 
 
-def _against(intensity: Floats, reference: Floats) -> dict[str, float]:
+def against(intensity: Floats, reference: Floats) -> dict[str, float]:
+    """Return the agreement of intensities with given ones on their scale (NaN: none given)."""
     known = np.isfinite(reference)
     ours, theirs = intensity[known], reference[known]
     return {

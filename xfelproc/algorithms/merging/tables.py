@@ -136,7 +136,7 @@ def merged_table(rows: Partial, cell: Sequence[float], group: gemmi.SpaceGroup, 
     keep = rows["multiplicity"] >= settings.min_multiplicity
     nothing = np.full(len(hkl), np.nan)
     # the buckets of `merged_rows` know neither χ² nor a control
-    rows = {"chi2": nothing, "control": np.full((len(hkl), 2), np.nan), "reference": nothing} | rows
+    rows = {"chi2": nothing, "control": np.full((len(hkl), 2), np.nan)} | rows
     return table.select(keep), GroupSums(**{f.name: rows[f.name][keep] for f in fields(GroupSums)})
 
 
