@@ -237,11 +237,12 @@ def precision(
         sigma = stated / true.pixel_sizes[0, 0]
         pull = error / np.maximum(sigma, 1e-9)
         few = ~many
-        worst = float(np.abs(pull[few]).max()) if few.any() else float("nan")
-        what = f"{start.what}: error of {few.sum()} panels of fewer spots, {how}"
-        report.add(figure, what, "within 3 σ", f"largest {worst:.2f} σ, {np.sqrt(np.mean(pull[few] ** 2)):.2f} rms", worst <= 3)
+        if few.any():
+            worst = float(np.abs(pull[few]).max())
+            what = f"{start.what}: error of {few.sum()} panels of fewer spots, {how}"
+            report.add(figure, what, "within 3 σ", f"largest {worst:.2f} σ, {np.sqrt(np.mean(pull[few] ** 2)):.2f} rms", worst <= 3)
         ratio = float(np.sqrt(np.mean(pull[many] ** 2)))
-        measured = f"{ratio:.2f} rms (σ {np.sqrt(np.mean(sigma[many] ** 2)):.4f} px)"
+        measured = f"{ratio:.2f} rms, largest {np.abs(pull[many]).max():.2f} (√(σx² + σy²) {rms(sigma[many]):.4f} px rms)"
         report.add(figure, f"{start.what}: error / stated σ, others, {how}", "", measured)
     free = ~outcome.tied
     halves = outcome.half_difference[free] / outcome.half_sigma[free]

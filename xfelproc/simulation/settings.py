@@ -169,8 +169,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "metrology": {
         "hit_fraction": 1.0,
         "frames": 300,
-        "photons": 600.0,
-        "detector": _CSPAD,
+        "photons": 1100.0,
+        "detector": {**_CSPAD, "distance": 190.0},
         "geometry_error": {
             "panels": {"in_plane": 0.8, "out_of_plane": 0.5, "rotation": 0.1, "tilt": 0.1},
             "centre": (0.9, -0.6),

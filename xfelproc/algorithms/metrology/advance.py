@@ -132,15 +132,29 @@ def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partia
     """Return the state with bounds from the histograms of the pass, where they differ from those in use."""
     if settings.outliers == "none" or state.passes > _BOUND_PASSES:
         return replace(state, reference=state.bounds)
-    counts, common = partial["histogram"], quantile_of(partial["histogram"].sum(axis=0))
-    n = counts.sum(axis=1)
-    own = np.array([quantile_of(row) if row.any() else common for row in counts])
-    scale = np.sqrt((n * own**2 + _COMMON_WEIGHT * common**2) / (n + _COMMON_WEIGHT)) / _RAYLEIGH_MEDIAN
+    scale = _panel_medians(partial) / _RAYLEIGH_MEDIAN
     bounds = settings.outlier_limit * np.append(scale, quantile_of(partial["psi_histogram"]) / _NORMAL_MEDIAN)
     if np.all(np.abs(bounds - state.bounds) <= _BOUND_CHANGE * state.bounds):
         return replace(state, reference=state.bounds)
     # lattices come to other optima under other bounds: the next loss is not comparable to this one, with whatever bounds
     return replace(state, bounds=bounds, reference=state.bounds, accepted_loss=float("inf"))
+
+
+def _panel_medians(partial: Partial) -> Floats:
+    """Return the median normalised residual of each panel; that of panels of few spots is drawn to that of all."""
+    counts, common = partial["histogram"], quantile_of(partial["histogram"].sum(axis=0))
+    n = counts.sum(axis=1)
+    own = np.array([quantile_of(row) if row.any() else common for row in counts])
+    return np.asarray(np.sqrt((n * own**2 + _COMMON_WEIGHT * common**2) / (n + _COMMON_WEIGHT)), dtype=np.float64)
+
+
+def _group_noise(frame: LevelFrame, partial: Partial) -> Floats:
+    """Return (groups) the variance of the residuals on a group by that of all, where it is larger."""
+    n_used = partial["statistics"][:, 1]
+    squares = (_panel_medians(partial) / quantile_of(partial["histogram"].sum(axis=0))) ** 2
+    panels = [list(group.panels) for group in frame.groups]
+    noise = [np.average(squares[p], weights=n_used[p]) if n_used[p].any() else 1.0 for p in panels]
+    return np.maximum(1.0, noise)
 
 
 def _shorten(state: MetrologyState) -> MetrologyState:
@@ -251,7 +265,8 @@ def _outcome(
 ) -> LevelOutcome:
     """Return what a level came to, with the uncertainties of its moves: ``moved`` in all, ``own`` beside the level above."""
     followed = _tied_variance(frame, own.ravel())
-    known = uncertainty(frame, solution, scale, followed)
+    noise = _group_noise(frame, partial)
+    known = uncertainty(frame, solution, scale, followed, noise)
     halves = half_moves(frame, solution, normals, gradients, moved)
     shape = (len(frame.groups), 6)
     n_used = partial["statistics"][:, 1]
@@ -259,7 +274,7 @@ def _outcome(
     own_rows = np.repeat(~frame.tied, 6) & (half_sigma > 0.0)
     excess = float(np.mean((difference[own_rows] / half_sigma[own_rows]) ** 2)) if own_rows.any() else 1.0
     if excess > 1.0:
-        known = uncertainty(frame, solution, excess * scale, followed)
+        known = uncertainty(frame, solution, excess * scale, followed, noise)
     return LevelOutcome(
         level=frame.level,
         detector=detector,

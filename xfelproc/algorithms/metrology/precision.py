@@ -44,9 +44,11 @@ class Uncertainty:
     projector: Floats
 
 
-def uncertainty(frame: LevelFrame, solution: Solution, scale: float, followed: Floats) -> Uncertainty:
-    """Return the variances of a level's moves; ``followed`` (6 groups) are those of groups that follow, where there is no prior.
+def uncertainty(frame: LevelFrame, solution: Solution, scale: float, followed: Floats, noise: Floats) -> Uncertainty:
+    """Return the variances of a level's moves.
 
+    ``followed`` (6 groups) are those of groups that follow, where there is no prior; ``noise`` (groups) is the variance of the
+    residuals on a group by ``scale``: its moves are as much more uncertain.
     With H the information of the data and Λ the precision by the prior of all levels, moves have κ (H + Λ)⁻¹ (κ: ``scale``),
     Λ for spreads as uncertain as they are. V = (H + Λ)⁻¹ are those of the half-sets' solutions, in which errors of measurement
     alone give κ V H V = κ (V - V Λ V); half the data has twice the variance, the difference of two halves four times.
@@ -59,7 +61,8 @@ def uncertainty(frame: LevelFrame, solution: Solution, scale: float, followed: F
     if frame.ancestry is not None:
         data = solution.matrix - solution.precision
         v = inverse(data + scale * frame.ancestry.precision(widened(solution.spreads, solution.freedom)))
-    moves = scale * frame.spread_out(v) + frame.beside + np.diag(followed)
+    louder = np.sqrt(np.repeat(noise, 6))
+    moves = scale * frame.spread_out(v) * np.outer(louder, louder) + frame.beside + np.diag(followed)
     seen = _common_removed(frame) @ frame.across
     across = np.sum((seen @ moves) * seen, axis=1)
     centres, rays = np.split(np.maximum(0.0, across), 2)

@@ -35,7 +35,7 @@ class MetrologySettings(Parameters):
     outlier_limit: Annotated[
         float, Field(gt=1, le=100, description="bound of the residuals, in their robust standard deviation on the panel")
     ] = 4.685
-    sigma_floor: Annotated[float, Field(ge=0, description="systematic σ of a position, px, added to its variance")] = 0.1
+    sigma_floor: Annotated[float, Field(ge=0, description="systematic σ of a position, px, added to its variance")] = 0.03
     sigma_psi: Annotated[
         float, Field(ge=0, le=10, description="σ of ΔΨ, degrees; 0: each lattice's own, from its indexed spots")
     ] = 0.0

@@ -36,8 +36,9 @@ class LevelFrame:
     """Groups of a level and how they move.
 
     ``own`` are the rows of the moves that are free parameters, ``follow`` (6 groups, f) takes those to the moves of all groups
-    (None: the others stay 0); ``down`` (6 finest, 6 groups) takes moves to those of the finest groups (None: they are the same);
-    ``stop`` (6 groups) is the turn about the beam, as a weighted sum of moves that stays 0.
+    (None: the others stay 0; with a prior it is what that expects, and their own few spots have no say); ``down`` (6 finest,
+    6 groups) takes moves to those of the finest groups (None: they are the same); ``stop`` (6 groups) is the turn about the
+    beam, as a weighted sum of moves that stays 0.
     """
 
     level: int
@@ -62,14 +63,15 @@ class LevelFrame:
 
     def narrowed(self, matrix: Floats) -> Floats:
         """Return a matrix over the groups' moves as one over the free parameters."""
-        if self.follow is None:
+        if self.follow is None or self.ancestry is not None:
             # taking rows and columns of a large matrix costs as much as factoring it
             return matrix.copy() if len(self.own) == len(matrix) else matrix[np.ix_(self.own, self.own)]
         return np.asarray(self.follow.T @ matrix @ self.follow, dtype=np.float64)
 
     def pulled(self, gradient: Floats) -> Floats:
         """Return a gradient over the groups' moves as one over the free parameters."""
-        return gradient[self.own] if self.follow is None else np.asarray(self.follow.T @ gradient, dtype=np.float64)
+        bare = self.follow is None or self.ancestry is not None
+        return gradient[self.own] if bare or self.follow is None else np.asarray(self.follow.T @ gradient, dtype=np.float64)
 
     def gathered(self, gradient: Floats) -> Floats:
         """Return a gradient over the finest groups' moves as one over the groups'."""
