@@ -105,6 +105,8 @@ def test_rows_of_refined_levels() -> None:
         moves,
         sigma,
         sigma,
+        sigma[:, :2],
+        sigma[:, :2],
         moves,
         sigma,
         1.0,
