@@ -26,6 +26,7 @@ Bools = NDArray[np.bool_]
 IMPOSSIBLE = 40.0
 """Times the mean of its resolution that no intensity can be."""
 TRIALS = 6
+LARGEST_STEP = 2.0
 GAIN_ENOUGH = 1e-3
 """Decrease of the target below which a lattice is refined no further."""
 
@@ -37,10 +38,13 @@ USUAL = 0.34432
 
 
 class Means(NamedTuple):
-    """A reference by unique reflection: mean, weight, what the weights were formed with, 1/d², and the resolution's mean."""
+    """A reference by unique reflection: mean, weight, the factor to its scale, what the weights were formed with, 1/d², and the
+    resolution's mean.
+    """
 
     mean: Floats
     weight: Floats
+    factor: Floats
     expected: Floats
     limit: Floats
     inverse_d2: Floats
@@ -182,8 +186,9 @@ def others(
                 wj -= k * observed.intensity[i] / v
         # what rounding leaves of a reflection's only observation is nothing
         known = w > 1e-9 * means.weight[g]
-        compared.weight[i] = w if known else 0.0
-        compared.mean[i] = wj / w if known else 0.0
+        f = means.factor[g]
+        compared.weight[i] = w / (f * f) if known else 0.0
+        compared.mean[i] = f * wj / w if known else 0.0
     return share / n if n else 0.0
 
 
@@ -299,7 +304,13 @@ def damped_step(normal: Floats, right: Floats, free: Bools, damping: float, step
             if free[v]:
                 matrix[u, v] = normal[u, v]
         matrix[u, u] = normal[u, u] * (1.0 + damping)
-    return solve_spd(matrix, step)
+    if not solve_spd(matrix, step):
+        return False
+    # log scale and log widths: beyond this the equations mean nothing
+    largest = max(abs(step[0]), abs(step[4]), abs(step[5]))
+    if largest > LARGEST_STEP:
+        step *= LARGEST_STEP / largest
+    return True
 
 
 @njit(cache=True, nogil=True)

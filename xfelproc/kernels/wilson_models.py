@@ -23,11 +23,14 @@ Ints = NDArray[np.int64]
 
 FLOOR = 3e-3
 """Partiality that none falls below in the likelihood: tails beyond the profile must not rule the width."""
+FAINT = 1e-4
+"""Mean over noise below which it makes no difference how faint a reflection is: shells beyond the limit have no mean."""
 
 
 @njit(cache=True, nogil=True)
 def wilson_term(intensity: float, sigma: float, mu: float) -> float:
     """Return the negative log-likelihood of an observation; beyond 15 μ + 6 σ it counts as if it were there."""
+    mu = max(mu, FAINT * sigma)
     ratio = sigma / mu
     seen = min(intensity, LIKELY * mu + 6.0 * sigma)
     return -(0.5 * ratio * ratio - seen / mu + log_erfc((ratio - seen / sigma) * INV_SQRT_2) - math.log(2.0 * mu))
@@ -36,6 +39,8 @@ def wilson_term(intensity: float, sigma: float, mu: float) -> float:
 @njit(cache=True, nogil=True)
 def wilson_slope(intensity: float, sigma: float, mu: float) -> float:
     """Return minus the derivative of `wilson_term` with μ."""
+    if mu < FAINT * sigma:
+        return 0.0
     seen = min(intensity, LIKELY * mu + 6.0 * sigma)
     x = (sigma / mu - seen / sigma) * INV_SQRT_2
     # d log erfc(x) / dx = -2 exp(-x²) / (√π erfc(x))
@@ -62,6 +67,8 @@ def _equations(
     d = np.empty(p.shape[0])
     for i in range(sigma.shape[0]):
         s2, t = inverse_d2[i], typical[i]
+        if not (sigma[i] > 0.0 and t > 0.0):
+            continue
         k = model_derivatives(observed, i, s2, shift, p, kind, d)
         least = FLOOR * math.exp(p[0] - 0.5 * p[1] * s2)
         if k < least:
@@ -98,6 +105,8 @@ def _target(
     for u in range(p.shape[0]):
         total += 0.5 * precision[u] * (p[u] - prior[u]) ** 2
     for i in range(sigma.shape[0]):
+        if not (sigma[i] > 0.0 and typical[i] > 0.0):
+            continue
         k = max(full[i] * partiality[i], FLOOR * math.exp(p[0] - 0.5 * p[1] * inverse_d2[i]))
         total += wilson_term(observed.intensity[i], sigma[i], k * typical[i])
     return total

@@ -72,9 +72,12 @@ def observe(
     true[wrong] = rng.permutation(true[wrong])
     s2 = inverse_d2[pick]
     excitation = rng.uniform(-1.5e-3, 1.5e-3, len(lattice))
-    partiality = np.exp(-0.5 * excitation**2 / (width**2 + slope**2 * s2))
+    spread = width**2 + slope**2 * s2
+    partiality = np.exp(-0.5 * excitation**2 / spread)
     polarization = rng.uniform(0.6, 1.0, len(lattice))
-    expected = truth.scale[lattice] * np.exp(-0.5 * truth.b_factor[lattice] * s2) * partiality * polarization * true
+    # the same reflection over a wider range of the excitation error is weaker at its middle
+    height = width / np.sqrt(spread)
+    expected = truth.scale[lattice] * np.exp(-0.5 * truth.b_factor[lattice] * s2) * height * partiality * polarization * true
     counts = rng.poisson(expected) + rng.poisson(background, len(lattice)) - background
     if outliers:
         counts[rng.choice(np.flatnonzero(~wrong), outliers, replace=False)] += 200 * level

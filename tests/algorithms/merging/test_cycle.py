@@ -42,8 +42,9 @@ def test_two_blocks_give_what_one_gives(scaled):
     parts = [block.select_lattices(np.arange(25)), block.select_lattices(np.arange(25, 40))]
     apart = scale_blocks(parts, state)
     assert apart.state.cycle == result.state.cycle
-    np.testing.assert_allclose(apart.state.reference.intensity, result.state.reference.intensity, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(concatenate_models(apart.models).scale, result.models[0].scale, rtol=1e-9)
+    # scales and partialities are in single precision: sums that differ in the last bit may round them the other way
+    np.testing.assert_allclose(apart.state.reference.intensity, result.state.reference.intensity, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(concatenate_models(apart.models).scale, result.models[0].scale, rtol=1e-6)
     joined = concatenate_blocks(parts)
     for name, values in block.arrays().items():
         np.testing.assert_array_equal(joined.arrays()[name], values, err_msg=name)

@@ -55,19 +55,25 @@ def _sample_plan(state: CycleState) -> SamplePlan:
 
 def advance(state: CycleState, sums: Sums) -> CycleState:
     """Return the state of the next cycle, from the sums over all blocks."""
-    new = state.reference.next(sums, state.typical, state.settings.outlier_cut)
-    both = (new.weight > 0) & (state.reference.weight > 0)
-    moved = np.abs(new.intensity - state.reference.intensity)[both].sum()
-    total = np.abs(new.intensity[both]).sum()
-    change = float(moved / total) if state.cycle and total > 0 else np.inf
     gauge = sums["gauge"][1:] / max(float(sums["gauge"][0]), 1.0)
+    first_gauge = state.first_gauge if state.cycle else gauge
+    factor = np.exp(gauge[0] - first_gauge[0] - 0.5 * (gauge[1] - first_gauge[1]) * state.unique.inverse_d2)
+    if state.given:
+        factor = np.ones_like(factor)
+    old, new = state.reference, state.reference.next(sums, state.typical, state.settings.outlier_cut, factor)
+    both = (new.weight > 0) & (old.weight > 0)
+    moved = np.abs(new.intensity * new.factor - old.intensity * old.factor)[both].sum()
+    total = np.abs(new.intensity * new.factor)[both].sum()
+    change = float(moved / total) if state.cycle and total > 0 else np.inf
     errors = state.errors
     if _fits_errors(state):
         errors = fit_errors(sums["sample"], _sample_plan(state), new.intensity, errors, state.settings.outlier_cut)
     if state.given:
         new = replace(new, intensity=state.reference.intensity, weight=state.reference.weight)
     last, cycle = state.errors, state.cycle + 1
-    return replace(state, reference=new, gauge=gauge, cycle=cycle, change=change, errors=errors, last_errors=last)
+    return replace(
+        state, reference=new, gauge=gauge, first_gauge=first_gauge, cycle=cycle, change=change, errors=errors, last_errors=last
+    )
 
 
 def _add(

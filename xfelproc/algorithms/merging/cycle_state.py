@@ -44,6 +44,8 @@ class CycleState:
     """Of the next weights."""
     last_errors: ErrorModel = NO_ERRORS
     """With which the reference was formed."""
+    first_gauge: Floats = field(default_factory=lambda: np.zeros(2))
+    """The gauge after the first cycle, to which the reference is held."""
     shapes: Floats = field(default_factory=lambda: np.zeros((0, 3, 3)))
     """(k, 3, 3) strains of the reciprocal cell that are refined (`strain_shapes`)."""
 
@@ -70,7 +72,13 @@ class CycleState:
         }
         named = {f"{part}.{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
         numbers = np.array([self.cycle, self.change, self.given], dtype=np.float64)
-        return named | {"typical": self.typical, "gauge": self.gauge, "numbers": numbers, "shapes": self.shapes}
+        return named | {
+            "typical": self.typical,
+            "gauge": self.gauge,
+            "first_gauge": self.first_gauge,
+            "numbers": numbers,
+            "shapes": self.shapes,
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], settings: Merge) -> CycleState:
@@ -92,6 +100,7 @@ class CycleState:
             bool(given),
             ErrorModel.from_arrays(part("errors")),
             ErrorModel.from_arrays(part("last_errors")),
+            arrays["first_gauge"],
             arrays["shapes"],
         )
 

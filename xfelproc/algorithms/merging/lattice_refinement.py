@@ -73,6 +73,7 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
         Means(
             reference.intensity,
             reference.weight,
+            reference.factor,
             reference.last_expected,
             reference.last_limit,
             state.unique.inverse_d2,

@@ -42,6 +42,9 @@ class Reference:
     limit: Floats
     last_expected: Floats
     last_limit: Floats
+    factor: Floats
+    """Brings the intensities to the scale on which the lattices began: scales are compared to noisy means, and would all
+    shrink a little from cycle to cycle."""
 
     def __len__(self) -> int:
         return len(self.intensity)
@@ -56,7 +59,7 @@ class Reference:
     def nothing(cls, typical: Floats, cut: float) -> Reference:
         """Return what is known before anything was merged: the ``typical`` intensity at the resolution of each (n,)."""
         zeros, limit = np.zeros(len(typical)), np.full(len(typical), -_square(cut))
-        return cls(zeros, zeros, zeros.astype(np.int32), typical, limit, typical, limit)
+        return cls(zeros, zeros, zeros.astype(np.int32), typical, limit, typical, limit, np.ones(len(typical)))
 
     @classmethod
     def given(cls, intensity: Floats, sigma: Floats, typical: Floats, cut: float) -> Reference:
@@ -64,9 +67,9 @@ class Reference:
         known = np.isfinite(intensity) & (sigma > 0)
         value, weight = np.where(known, intensity, 0.0), np.where(known, 1.0 / np.where(known, sigma, 1.0) ** 2, 0.0)
         start = cls.nothing(typical, cut)
-        return cls(value, weight, known.astype(np.int32), start.expected, start.limit, start.expected, start.limit)
+        return cls(value, weight, known.astype(np.int32), start.expected, start.limit, start.expected, start.limit, start.factor)
 
-    def next(self, sums: Sums, typical: Floats, cut: float) -> Reference:
+    def next(self, sums: Sums, typical: Floats, cut: float, factor: Floats) -> Reference:
         """Return the reference of the sums over all blocks that were formed with this one (`cycle.accumulate_block`)."""
         weight, count = sums["weight"], sums["count"]
         intensity = np.divide(sums["weighted"], weight, out=np.zeros(len(self)), where=weight > 0)
@@ -76,7 +79,7 @@ class Reference:
         expected = np.maximum((weight * intensity + wilson * typical) / (weight + wilson), 0.0)
         limit = np.maximum(_square(cut), SHARE * chi2 / np.maximum(count, 1))
         limit = np.where(count >= FEWEST, limit, -_square(cut))
-        return Reference(intensity, weight, count.astype(np.int32), expected, limit, self.expected, self.limit)
+        return Reference(intensity, weight, count.astype(np.int32), expected, limit, self.expected, self.limit, factor)
 
     def arrays(self) -> Arrays:
         """Return it as named arrays; `from_arrays` takes them back."""
