@@ -50,6 +50,28 @@ def test_frames_that_are_not_there(tmp_path: Path, files: str, frames: str | Non
         plan(tmp_path, files, frames)
 
 
+def test_reference_intensities_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    cell = (60.0, 60.0, 80.0, 90.0, 90.0, 90.0)
+    (tmp_path / "a.cbf").write_text("hit")
+    merged = simulated(cell, "P 4", d_min=8.0).merged
+    (tmp_path / "known.mtz").write_bytes(merged_mtz(merged, MtzHeader(cell, "P 4", 1.0)))
+
+    def planned(name: str, given: tuple[float, ...], group: str) -> Plan:
+        index = {"cell": given, "space_group": group}
+        job = {"input": {"files": "a.cbf"}, "merge": {"ambiguity": {"reference": name}}, "index": index}
+        return make_plan(make_config(job, tmp_path), open_fake)
+
+    assert planned("known.mtz", cell, "P 43").manifest.n_frames == 1
+    with pytest.raises(ConfigError, match=r"merge\.ambiguity\.reference: .*none\.mtz"):
+        planned("none.mtz", cell, "P 43")
+    with pytest.raises(
+        ConfigError, match=r"merge\.ambiguity\.reference .*known\.mtz: its cell is 60\.00 .* that of the lattices 70\.00"
+    ):
+        planned("known.mtz", (70.0, 70.0, 80.0, 90.0, 90.0, 90.0), "P 43")
+    with pytest.raises(ConfigError, match=r"known\.mtz: P 4 has other rotations than P 43 21 2"):
+        planned("known.mtz", cell, "P 43 21 2")
+
+
 def test_a_file_of_free_flags_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
     cell = (60.0, 70.0, 80.0, 90.0, 90.0, 90.0)
     (tmp_path / "a.cbf").write_text("hit")

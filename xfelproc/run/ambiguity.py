@@ -15,16 +15,15 @@ from xfelproc.algorithms.merging.ambiguity import Doubt, Resolution
 from xfelproc.algorithms.merging.ambiguity_operators import Settings, find_settings, strain
 from xfelproc.algorithms.merging.ambiguity_reference import reference_mean
 from xfelproc.algorithms.merging.settings import Merge
-from xfelproc.errors import ConfigError, DataError
-from xfelproc.geometry.lattice_symmetry import cell_deviation, point_group_rotations
+from xfelproc.errors import DataError
 from xfelproc.io.atomic import write_atomic
-from xfelproc.io.exchange.reference import ReferenceData, read_reference
 from xfelproc.io.nodes import Partial, read_node, write_node
 from xfelproc.io.shards import read_lattices
 from xfelproc.io.store import to_bytes
 from xfelproc.models.tables import SettingTable
 from xfelproc.run.folding import Gathering
 from xfelproc.run.lineage import digest, file_identity, versions
+from xfelproc.run.reference import usable_reference
 from xfelproc.stages.ambiguity import (
     PLACED,
     AmbiguityJob,
@@ -42,8 +41,6 @@ FILE = "settings.h5"
 """In the folder of the merged files: the setting of each lattice."""
 CELLS = 500
 """Lattices, from shards all over the run, whose median cell tells which rotations the lattice has."""
-SAME_CELL = 0.03
-"""Relative difference of lengths, and degrees / 100 of angles, to which a reference has the cell of the lattices."""
 EXACT = 1e-4
 
 
@@ -155,8 +152,7 @@ def typical_cell(shards: Shards) -> tuple[float, ...] | None:
 
 def _reference(gathering: Gathering, path: Path, among: Settings, cell: Sequence[float], job: AmbiguityJob) -> Path:
     """Write the mean to compare to; return its path."""
-    data = read_reference(path)
-    _check_reference(data, path, cell, job.space_group)
+    data = usable_reference(path, cell, job.space_group)
     try:
         mean = reference_mean(data.hkl, data.intensity, data.sigma, data.inverse_d2, among)
     except ValueError as error:
@@ -164,23 +160,6 @@ def _reference(gathering: Gathering, path: Path, among: Settings, cell: Sequence
     node = gathering.directory.gather.absolute() / STAGE / "reference.h5"
     write_node(node, job.hash("reference"), mean_arrays(mean))
     return node
-
-
-def _check_reference(data: ReferenceData, path: Path, cell: Sequence[float], space_group: str) -> None:
-    length, angle = cell_deviation(data.cell, tuple(cell))
-    if max(length, angle / 100.0) > SAME_CELL:
-        shown = [" ".join(f"{v:.2f}" for v in values) for values in (data.cell, cell)]
-        raise ConfigError(f"merge.ambiguity.reference {path}: its cell is {shown[0]}, that of the lattices {shown[1]}: reindex it")
-    theirs, ours = (_laue(name) for name in (data.space_group, space_group))
-    if theirs != ours:
-        raise ConfigError(
-            f"merge.ambiguity.reference {path}: {data.space_group} has other rotations than {space_group}, in which is merged: "
-            "reindex or reduce it to that symmetry, or set merge.space_group"
-        )
-
-
-def _laue(name: str) -> set[bytes]:
-    return {np.ascontiguousarray(sign * r).tobytes() for r in point_group_rotations(name) for sign in (1, -1)}
 
 
 def _joined(paths: Sequence[Path]) -> Partial:

@@ -21,6 +21,7 @@ from xfelproc.io.sources.folders import MANY, suffix_of
 from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
+from xfelproc.run.reference import usable_reference
 from xfelproc.run.selection import select_frames
 from xfelproc.stages.counting import Counted, CountTask, count_files, count_one
 from xfelproc.stages.inputs import CalibrationInputs
@@ -65,6 +66,18 @@ def _check_free_flags(config: JobConfig) -> None:
         raise ConfigError(f"merge.free_from: {error}") from error
 
 
+def _check_reference(config: JobConfig) -> None:
+    """Raise ConfigError now if reference intensities are missing, or are of another crystal."""
+    merge, target = config.section("merge"), config.section("index").target()
+    ambiguity = getattr(merge, "ambiguity", None)  # another merger may know no reference
+    if ambiguity is None or ambiguity.reference is None:
+        return
+    try:
+        usable_reference(Path(ambiguity.reference), target.cell, merge.space_group or target.space_group)
+    except DataError as error:
+        raise ConfigError(f"merge.ambiguity.reference: {error}") from error
+
+
 def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -> Plan:
     """Return sources, frames and units of a job.
 
@@ -87,6 +100,7 @@ def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -
     if settings.geometry is not None and not settings.geometry.is_file():
         raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
     _check_free_flags(config)
+    _check_reference(config)
     files = find_inputs(config.input.files)
     seen = _Seen(config, opener, files, spread)
     seen.look()
