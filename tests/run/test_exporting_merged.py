@@ -70,5 +70,5 @@ def test_figures_are_json_that_everyone_reads(folder: Path, tmp_path: Path) -> N
 def test_a_folder_without_merged_data_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is merged yet"):
         export(tmp_path, "mmcif", tmp_path / "a.cif")
-    with pytest.raises(ConfigError, match="known: mtz, mtz-halves, mmcif"):
+    with pytest.raises(ConfigError, match="known: mtz, mtz-halves, mmcif, mmcif-unmerged"):
         export(tmp_path, "pdf", tmp_path / "a.pdf")

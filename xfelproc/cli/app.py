@@ -184,7 +184,9 @@ def report(folder: RunFolder) -> None:
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="mtz, mtz-halves, mmcif, hkl, hkl-halves, table1, stream, dials or geom")],
+    to: Annotated[
+        str, typer.Option("--to", help="mtz, mtz-halves, mmcif, mmcif-unmerged, hkl, hkl-halves, table1, stream, dials or geom")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; dials: X.expt, and X.refl beside it")],
 ) -> None:
     """Write results in another program's format."""

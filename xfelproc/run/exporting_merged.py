@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import write_atomic, write_pieces
 from xfelproc.io.exchange.hkl_write import hkl_pieces
 from xfelproc.io.exchange.merged_file import MergedData, read_merged
-from xfelproc.io.exchange.mmcif_write import Deposition, mmcif_pieces
+from xfelproc.io.exchange.mmcif_unmerged import unmerged_block
+from xfelproc.io.exchange.mmcif_write import ENTRY, Deposition, mmcif_pieces
 from xfelproc.io.exchange.mtz import MtzHeader, half_mtz
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.downstream import MERGED_FILE, table_of
@@ -68,6 +70,17 @@ def _mtz_halves(run: MergedRun, output: Path) -> list[Path]:
 
 
 def _mmcif(run: MergedRun, output: Path) -> list[Path]:
+    write_pieces(output, _encoded(_deposition(run)))
+    return [output]
+
+
+def _mmcif_unmerged(run: MergedRun, output: Path) -> list[Path]:
+    unmerged = RunDirectory(run.folder).merged / "unmerged.mtz"
+    write_pieces(output, _encoded(chain(_deposition(run), unmerged_block(unmerged, ENTRY))))
+    return [output]
+
+
+def _deposition(run: MergedRun) -> Iterator[str]:
     record, counts = run.record, run.record.get("counts", {})
     serial = {
         "frames_total": counts.get("frames"),
@@ -86,8 +99,7 @@ def _mmcif(run: MergedRun, output: Path) -> list[Path]:
         {name: value for name, value in serial.items() if value is not None},
         wilson["b_factor"] if wilson else None,
     )
-    write_pieces(output, _encoded(mmcif_pieces(run.data, said)))
-    return [output]
+    return mmcif_pieces(run.data, said)
 
 
 def _hkl(run: MergedRun, output: Path) -> list[Path]:
@@ -138,6 +150,7 @@ MERGED_EXPORTERS = {
     "mtz": _mtz,
     "mtz-halves": _mtz_halves,
     "mmcif": _mmcif,
+    "mmcif-unmerged": _mmcif_unmerged,
     "hkl": _hkl,
     "hkl-halves": _hkl_halves,
     "table1": _table_one,

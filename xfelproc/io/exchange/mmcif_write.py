@@ -169,7 +169,6 @@ def _reflections(data: MergedData) -> Iterator[str]:
         values = zip(*(_texts(columns[i][some]) for i in kept), strict=True)
         rows = zip(*hkl[some].T.tolist(), status[some].tolist(), free[some].tolist(), values, strict=True)
         yield "".join(f"1 1 1 {h} {k} {ell} {s} {f} {' '.join(row)}\n" for h, k, ell, s, f, row in rows)
-    yield "#END\n"
 
 
 def _texts(values: NDArray[np.float64]) -> list[str]:
