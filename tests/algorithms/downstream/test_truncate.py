@@ -46,9 +46,9 @@ def test_noise_gives_the_prior() -> None:
 
 
 def test_what_cannot_be_has_no_amplitude() -> None:
-    intensity, sigma = np.array([np.nan, 1.0, -5.0, -3.9, 1.0]), np.array([1.0, 0.0, 1.0, 1.0, 1.0])
-    found = french_wilson(intensity, sigma, np.array([1.0, 1.0, 1.0, 1.0, 0.0]), np.zeros(5, dtype=bool))
-    assert np.isfinite(found.amplitude).tolist() == [False, False, False, True, False]
+    intensity, sigma = np.array([np.nan, 1.0, -5.0, -3.9, 1.0, 1.0]), np.array([1.0, 0.0, 1.0, 1.0, 1.0, np.inf])
+    found = french_wilson(intensity, sigma, np.array([1.0, 1.0, 1.0, 1.0, 0.0, 1.0]), np.zeros(6, dtype=bool))
+    assert np.isfinite(found.amplitude).tolist() == [False, False, False, True, False, False]
 
 
 def test_many_are_done_in_parts() -> None:

@@ -60,7 +60,7 @@ def french_wilson(
     """
     result = np.full((4, len(intensity)), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        usable = np.isfinite(intensity) & (sigma > 0) & (mean > 0) & (intensity / sigma >= min_significance)
+        usable = np.isfinite(intensity) & np.isfinite(sigma) & (sigma > 0) & (mean > 0) & (intensity / sigma >= min_significance)
     rows = np.flatnonzero(usable)
     for first in range(0, len(rows), CHUNK):
         some = rows[first : first + CHUNK]
