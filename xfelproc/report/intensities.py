@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from xfelproc.report import words
-from xfelproc.report.figures import HIT, INDEXED, SOFT, styled
+from xfelproc.report.figures import HIT, INDEXED, PICTURE_WIDTH, SOFT, styled
 
 Record = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def wilson_figure(wilson: Record) -> go.Figure:
     ticks = [x for x in s2[:: max(1, len(s2) // 8)] if x > 0]
     figure.update_xaxes(title="d, Å (axis in 1/d²)", tickvals=ticks, ticktext=[f"{x**-0.5:.2f}" for x in ticks])
     figure.update_yaxes(title="ln(⟨I/ε⟩ / Σf²)")
-    return styled(figure, 360)
+    return _beside(figure)
 
 
 def l_figure(test: Record) -> go.Figure:
@@ -91,7 +91,14 @@ def l_figure(test: Record) -> go.Figure:
     figure.add_scatter(x=levels, y=test["cumulative"], mode="lines+markers", line_color=INDEXED, name="found")
     figure.update_xaxes(title="|L|")
     figure.update_yaxes(title="N(|L|)")
-    return styled(figure, 360)
+    return _beside(figure)
+
+
+def _beside(figure: go.Figure) -> go.Figure:
+    """Return the figure with the width of half a page: a plot that finds its own takes the whole one while it is drawn."""
+    styled(figure, 360)
+    figure.update_layout(width=PICTURE_WIDTH)
+    return figure
 
 
 def _twin_laws(laws: Sequence[Record]) -> str:
@@ -119,7 +126,7 @@ def _axes(found: Record | None) -> str:
     rows = [
         (
             axis["name"],
-            ", ".join(f"{v:.2f}" for v in axis["direction"]),
+            ", ".join(f"{round(v, 2) + 0.0:.2f}" for v in axis["direction"]),
             f"{axis['delta_b']:.2f} ± {axis['delta_b_sigma']:.2f}" if found["n_free"] else words.DASH,
             words.DASH if axis["d_min"] is None else f"{'≤ ' if axis['beyond'] else ''}{axis['d_min']:.2f}",
         )
