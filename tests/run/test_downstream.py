@@ -168,3 +168,23 @@ def test_table_one_says_the_figures(data: Simulated, tmp_path: Path) -> None:
     assert rows["Wilson B (Å²)"][0].startswith(f"{found.analysis['wilson']['b_factor']:.1f} ±")
     assert "Wilson B" in text
     assert table_of(record).text() == text
+
+
+def test_composition_is_that_of_the_wilson_plot(data: Simulated, tmp_path: Path) -> None:
+    protein, nucleic = (
+        finished(data, tmp_path, composition=name)[0].analysis["wilson"]["b_factor"] for name in ("protein", "nucleic_acid")
+    )
+    assert protein != nucleic
+    assert protein == pytest.approx(nucleic, abs=5.0)
+
+
+def test_pseudo_merohedral_mates_share_their_flag_on_request(tmp_path: Path) -> None:
+    cell, header = (60.0, 50.0, 60.0, 90.0, 108.0, 90.0), MtzHeader((60.0, 50.0, 60.0, 90.0, 108.0, 90.0), "P 1 21 1", 1.0)
+    merged = simulated(cell, "P 1 21 1", d_min=5.0).merged
+    for wanted in (True, False):
+        finish(merged, header, Merge(free_twin_laws=wanted), tmp_path)
+        found = flags(gemmi.read_mtz_file(str(tmp_path / "merged.mtz")))
+        # -l,-k,-h and the twofold along b: (h, k, l) and (l, k, h) share a flag
+        same = [found[h, k, ell] == found[ell, k, h] for h, k, ell in found if (ell, k, h) in found and h != ell]
+        assert len(same) > 100
+        assert all(same) == wanted
