@@ -188,7 +188,8 @@ def _merged(overall: Mapping[str, Any]) -> str:
     completeness, split = 100 * overall["completeness"], r_split(overall["r_split"], 1, " %")
     return (
         f"merged to {overall['d_min']:.2f} Å: {overall['n_unique']} reflections, completeness {completeness:.1f} %, "
-        f"multiplicity {overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {split}"
+        f"multiplicity {overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {split} "
+        f"({overall['n_pairs']} reflections in both halves)"
     )
 
 
