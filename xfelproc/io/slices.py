@@ -57,6 +57,11 @@ class SliceReader:
         if found != lineage:
             raise self._damaged()
 
+    @property
+    def n_slices(self) -> int:
+        """Number of slices."""
+        return len(self._checksums)
+
     def read(self, number: int) -> Rows:
         """Return the rows of a slice.
 

@@ -17,6 +17,8 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.merging.lattice_block import LatticeBlock
+from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.merge import Final, scale_in_memory
 from xfelproc.algorithms.merging.observations import Observations, concatenate, corrected, half_set, usable_rows
 from xfelproc.algorithms.merging.reduction import find_space_group, pack, reduce_indices, to_asu
@@ -73,7 +75,34 @@ class MergeJob:
 
     def leaf(self, first: int) -> Path:
         """Return where the lattices of some shards are, of which ``first`` is the first."""
-        return self.folder / "leaves" / f"{first:08d}.h5"
+        return self._of("leaves", first)
+
+    def block(self, first: int) -> Path:
+        """Return where the same lattices are as a block, whose observations know their unique reflections."""
+        return self._of("blocks", first)
+
+    def models(self, number: int, first: int) -> Path:
+        """Return where the models are that a pass gave these lattices."""
+        return self._of(f"models/{number}", first)
+
+    def rows(self, first: int) -> Path:
+        """Return where the rows of these lattices for the unmerged MTZ are."""
+        return self._of("rows", first)
+
+    def lattices(self, first: int) -> Path:
+        """Return where it is said what became of these lattices."""
+        return self._of("lattices", first)
+
+    def _of(self, what: str, first: int) -> Path:
+        return self.folder / what / f"{first:08d}.h5"
+
+    def read_block(self, first: int) -> LatticeBlock:
+        """Return a block. Raises DamagedPartError as `read` does."""
+        return LatticeBlock.from_arrays(self.read(self.block(first), self.hash("block", first)))
+
+    def read_models(self, number: int, first: int) -> LatticeModels:
+        """Return the models of a block's lattices after a pass. Raises DamagedPartError as `read` does."""
+        return LatticeModels.from_arrays(self.read(self.models(number, first), self.hash("models", number, first)))
 
     def unmerged(self, number: int) -> Path:
         """Return where the rows of a bucket for the unmerged MTZ are."""
@@ -90,7 +119,7 @@ class MergeJob:
         try:
             found, arrays = read_node(path, names)
         except DataError as error:
-            raise self._damaged(path) from error
+            raise self.damaged(path) from error
         if found != lineage:
             raise DamagedPartError(f"is of another merging: remove {self.folder} and run the same command again", path)
         return arrays
@@ -107,9 +136,10 @@ class MergeJob:
         try:
             return read_slice(path, self.hash("chunk", first), number)
         except DataError as error:
-            raise self._damaged(path) from error
+            raise self.damaged(path) from error
 
-    def _damaged(self, path: Path) -> DamagedPartError:
+    def damaged(self, path: Path) -> DamagedPartError:
+        """Return the error of a file that is missing or damaged."""
         # not the file alone: the node that tells that it was made would still be there
         return DamagedPartError(f"is missing or damaged: remove {self.folder} and run the same command again", path)
 

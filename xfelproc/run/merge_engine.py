@@ -1,0 +1,171 @@
+"""A merging at work: leaves from shards, passes over the leaves, rows of the unmerged MTZ; see docs/explanation/architecture.md."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfelproc.algorithms.merging.cycle import CycleState, advance
+from xfelproc.algorithms.merging.reduction import pack
+from xfelproc.algorithms.merging.reference import Sums
+from xfelproc.algorithms.merging.sample import MAX_OBSERVATIONS
+from xfelproc.errors import DataError
+from xfelproc.io.exchange.mtz import BatchModel
+from xfelproc.io.exchange.mtz_pieces import Rows
+from xfelproc.io.nodes import Partial, find_node, read_node, write_node
+from xfelproc.io.slices import SliceReader
+from xfelproc.run.folding import ITERATIONS_KEPT, Gathering, read_partial
+from xfelproc.stages.fold import MOST_LEAVES, Nodes, Shards, cut_leaves
+from xfelproc.stages.merge_cycles import Begin, LeafNumbers, Output, Pass
+from xfelproc.stages.merge_leaves import MOST_CELLS, Leaves
+from xfelproc.stages.merge_parts import MergeJob
+
+STAGE = "merge"
+LEAF_SIZE = 1 << 19
+"""Observations of a leaf, about: some 150 MB of memory."""
+OBSERVATIONS_A_SUM = 32
+FEWEST_SUMS = 8
+"""Leaves are added up in parts: each yields a dozen numbers for every unique reflection, so that a part should have many
+observations of it, unless the parts would be too few to share the work."""
+CANDIDATES = 8
+"""Times more lattices than the samples need are looked at: some have nothing to offer."""
+SURVEYED = ("first", "n_lattices", "n_observations", "absences", "wavelength", "counts")
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Reflections and lattices in each shard, as the headers say, (n_shards,)."""
+
+    reflections: NDArray[np.int64]
+    lattices: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a merging: the last state, the final sums, and where the rest is."""
+
+    state: CycleState
+    sums: Sums
+    survey: Partial
+    job: MergeJob
+
+    @property
+    def n_unmerged(self) -> int:
+        """Rows of the unmerged MTZ."""
+        return int(self.sums["n"][0])
+
+    @property
+    def n_lattices(self) -> tuple[int, int]:
+        """Lattices offered, and used."""
+        return int(self.sums["n"][1]), int(self.sums["n"][2])
+
+    @cached_property
+    def _first(self) -> list[int]:
+        first: list[int] = self.survey["first"].tolist()
+        return first
+
+    def rows(self) -> Iterator[Rows]:
+        """Yield the rows of the unmerged MTZ, bucket by bucket of reflections.
+
+        Raises
+        ------
+        DamagedPartError
+            If a part of them is missing or damaged.
+        """
+        job = self.job
+        try:
+            readers = [SliceReader(job.rows(first), job.hash("rows", first)) for first in self._first]
+            for number in range(readers[0].n_slices):
+                rows = np.concatenate([reader.read(number) for reader in readers])
+                yield rows[np.argsort(pack(rows[:, :3].astype(np.int32)), kind="stable")]
+        except DataError as error:
+            raise job.damaged(Path(error.path or job.folder)) from error
+
+    def batches(self, bandwidth: float) -> Iterator[BatchModel]:
+        """Yield the model of each lattice."""
+        for first in self._first:
+            known = self.job.read(self.job.lattices(first), self.job.hash("lattices", first))
+            for matrix, wavelength in zip(known["A"], known["wavelength"].tolist(), strict=True):
+                yield BatchModel(matrix, wavelength, bandwidth=bandwidth)
+
+
+@dataclass
+class Engine:
+    """Merges the shards of runs; ``leaf_size`` are the observations of a leaf."""
+
+    gathering: Gathering
+    job: MergeJob
+    shards: Shards
+    offered: Offered
+    leaf_size: int = LEAF_SIZE
+
+    def run(self) -> Finished | None:
+        """Return the end; None if no lattice has a usable observation."""
+        job, gathering = self.job, self.gathering
+        root = self._leaves()
+        survey = {
+            name: read_node(root, [name])[1][name] for name in ("first", "n_lattices", "n_observations", "absences", "wavelength")
+        }
+        counts = read_node(root, ["counts"])[1]["counts"]
+        if not len(counts):
+            return None
+        (begin,) = gathering.update(Begin(job), f"{STAGE}/begin", 0, Nodes((root,)), (0, 1))
+        blocks, parts = LeafNumbers(job, tuple(survey["first"].tolist())), self._parts(survey["n_observations"], len(counts))
+        start = CycleState.from_arrays(read_partial(begin), job.settings)
+        number, state = self._known() or (0, start)
+        while not state.finished:
+            sums = self._pass(number, state, blocks, parts)
+            state, number = advance(state, sums), number + 1
+        path = self._write_state(number, state)
+        before = np.concatenate([[0], np.cumsum(survey["n_lattices"])]).tolist()
+        lattices = dict(zip(blocks.first, before[:-1], strict=True))
+        output = Output(job, path, number, lattices, self._buckets(counts))
+        sums = read_partial(gathering.fold(output, f"{STAGE}/output", 0, blocks, parts))
+        return Finished(state, sums, survey, job)
+
+    def _leaves(self) -> Path:
+        n_lattices, n = int(self.offered.lattices.sum()), int(self.offered.reflections.sum())
+        shares = (CANDIDATES * MAX_OBSERVATIONS / max(1, n), CANDIDATES * MOST_CELLS / max(1, n_lattices))
+        offsets = cut_leaves(self.offered.reflections, self.leaf_size)
+        return self.gathering.fold(Leaves(self.job, *shares), f"{STAGE}/leaves", 0, self.shards, offsets)
+
+    def _parts(self, observations: NDArray[np.int64], n_unique: int) -> tuple[int, ...]:
+        """Return the bounds of the parts in which leaves are added up."""
+        total = int(observations.sum())
+        wanted = min(MOST_LEAVES, max(FEWEST_SUMS, total // (OBSERVATIONS_A_SUM * n_unique)))
+        return cut_leaves(observations, max(1, -(-total // wanted)))
+
+    def _buckets(self, counts: NDArray[np.int64]) -> tuple[int, ...]:
+        """Return the bounds of buckets of unique reflections: of as many rows as a leaf, about."""
+        return cut_leaves(counts, self.leaf_size)
+
+    def _pass(self, number: int, state: CycleState, blocks: LeafNumbers, parts: tuple[int, ...]) -> Sums:
+        path = self._write_state(number, state)
+        sums = read_partial(self.gathering.fold(Pass(self.job, path, number), f"{STAGE}/pass", number, blocks, parts))
+        # what this pass was made of is needed no more: pass 0 makes blocks of leaves, pass n models of those of n - 1
+        shutil.rmtree(self.job.folder / "leaves" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True)
+        return sums
+
+    def _state_path(self, number: int) -> Path:
+        return self.job.folder / "states" / f"{number:04d}.h5"
+
+    def _write_state(self, number: int, state: CycleState) -> Path:
+        path = self._state_path(number)
+        write_node(path, self.job.hash("state", number), state.arrays())
+        return path
+
+    def _known(self) -> tuple[int, CycleState] | None:
+        """Return the last state that was written, with its number."""
+        folder = self.job.folder / "states"
+        numbers = sorted((int(p.stem) for p in folder.iterdir() if p.stem.isdigit()), reverse=True) if folder.is_dir() else []
+        for number in numbers:
+            arrays = find_node(self._state_path(number), self.job.hash("state", number))
+            if arrays is not None:
+                return number, CycleState.from_arrays(arrays, self.job.settings)
+        return None
