@@ -10,7 +10,8 @@ import pytest
 from tests.run.synthetic_shards import gathering, make_shards
 from xfelproc.algorithms.merging import Merge, prepare
 from xfelproc.algorithms.merging.sample import Sample
-from xfelproc.io.nodes import Partial, read_node
+from xfelproc.io.columns import read_columns
+from xfelproc.io.nodes import Partial
 from xfelproc.io.shards import read_shard, shard_path
 from xfelproc.models.tables import ReflectionTable
 from xfelproc.run.folding import read_partial
@@ -31,7 +32,7 @@ def leaves_of(folder: Path, run: MergeInput, size: int, share: float = 1.0) -> t
     offsets = cut_leaves(found.frames, size)
     root = read_partial(place.fold(Leaves(job, share, share), "merge/leaves", 0, found.blocks, offsets))
     assert root["first"].tolist() == list(offsets[:-1])
-    return root, [read_node(job.leaf(first))[1] for first in offsets[:-1]]
+    return root, [read_columns(job.leaf(first), job.hash("leaf", first)) for first in offsets[:-1]]
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,8 @@ def _checksum(values: NDArray[Any]) -> int:
     return zlib.crc32(values.reshape(-1).view(np.uint8).data, crc)
 
 
-def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]], plain: bool = False) -> None:
+def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]]) -> None:
     """Publish a partial result.
-
-    ``plain`` arrays are neither compressed nor synced to the disk: for what is large, read again and again, and made anew after a
-    crash of the machine.
 
     Raises
     ------
@@ -47,7 +44,7 @@ def write_node(path: Path, lineage: str, partial: Mapping[str, NDArray[Any]], pl
     arrays = {name: np.asarray(values) for name, values in partial.items()}
     checksums = json.dumps({name: _checksum(values) for name, values in arrays.items()})
     attributes = {"format": FORMAT, "lineage": lineage, "crc32": checksums}
-    write_atomic(path, to_bytes(attributes, {}, arrays, plain=plain), durable=not plain)
+    write_atomic(path, to_bytes(attributes, {}, arrays))
 
 
 def read_node(path: Path, names: Sequence[str] | None = None) -> tuple[str, Partial]:

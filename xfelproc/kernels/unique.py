@@ -39,3 +39,19 @@ def find_groups(
                 group[i] = grid[x, y, z]
             break
     return group, isym
+
+
+@njit(cache=True, nogil=True)
+def order_by_group(group: NDArray[np.int32], n_groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the order (n,) that sorts rows by group, stable, and the bounds (n_groups + 1,) of the groups in it."""
+    starts = np.zeros(n_groups + 1, np.int64)
+    for i in range(group.shape[0]):
+        starts[group[i] + 1] += 1
+    for g in range(n_groups):
+        starts[g + 1] += starts[g]
+    place = starts.copy()
+    order = np.empty(group.shape[0], np.int64)
+    for i in range(group.shape[0]):
+        order[place[group[i]]] = i
+        place[group[i]] += 1
+    return order, starts

@@ -16,10 +16,10 @@ from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.algorithms.merging.sample import MAX_OBSERVATIONS
 from xfelproc.errors import DataError
+from xfelproc.io.columns import ColumnFile
 from xfelproc.io.exchange.mtz import BatchModel
 from xfelproc.io.exchange.mtz_pieces import Rows
 from xfelproc.io.nodes import Partial, find_node, read_node, write_node
-from xfelproc.io.slices import SliceReader
 from xfelproc.run.folding import ITERATIONS_KEPT, Gathering, read_partial
 from xfelproc.stages.fold import MOST_LEAVES, Nodes, Shards, cut_leaves
 from xfelproc.stages.merge_cycles import Begin, LeafNumbers, Output, Pass
@@ -80,9 +80,9 @@ class Finished:
         """
         job = self.job
         try:
-            readers = [SliceReader(job.rows(first), job.hash("rows", first)) for first in self._first]
-            for number in range(readers[0].n_slices):
-                rows = np.concatenate([reader.read(number) for reader in readers])
+            files = [ColumnFile(job.rows(first), job.hash("rows", first)) for first in self._first]
+            for name in files[0].names:
+                rows = np.concatenate([file.read(name) for file in files])
                 yield rows[np.argsort(pack(rows[:, :3].astype(np.int32)), kind="stable")]
         except DataError as error:
             raise job.damaged(Path(error.path or job.folder)) from error
@@ -90,7 +90,7 @@ class Finished:
     def batches(self, bandwidth: float) -> Iterator[BatchModel]:
         """Yield the model of each lattice."""
         for first in self._first:
-            known = self.job.read(self.job.lattices(first), self.job.hash("lattices", first))
+            known = self.job.read_columns(self.job.lattices(first), self.job.hash("lattices", first))
             for matrix, wavelength in zip(known["A"], known["wavelength"].tolist(), strict=True):
                 yield BatchModel(matrix, wavelength, bandwidth=bandwidth)
 

@@ -7,23 +7,23 @@ from leaf to leaf, and to the dispatcher, has the size of the unique reflections
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begin_block, refine_block, start
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
 from xfelproc.algorithms.merging.output import output_block
-from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import Sums, add_sums
 from xfelproc.algorithms.merging.sample import Sample, begin
 from xfelproc.algorithms.merging.unique import Locator
+from xfelproc.io.columns import write_columns
 from xfelproc.io.exchange.mtz_pieces import unmerged_rows
-from xfelproc.io.nodes import Partial, write_node
-from xfelproc.io.slices import write_slices
+from xfelproc.io.nodes import Partial
+from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import UnmergedTable
 from xfelproc.stages.merge_parts import MergeJob
 
@@ -103,13 +103,13 @@ class Pass:
     def _leaf(self, first: int, state: CycleState, locator: Locator | None) -> Sums:
         job = self.job
         if locator is not None:
-            block = placed(job.read(job.leaf(first), job.hash("leaf", first)), locator)
-            write_node(job.block(first), job.hash("block", first), block.arrays(), plain=True)
+            block = placed(job.read_columns(job.leaf(first), job.hash("leaf", first)), locator)
+            write_columns(job.block(first), job.hash("block", first), block.arrays())
             models = begin_block(block, state)
         else:
             block = job.read_block(first)
             models = refine_block(block, job.read_models(self.number - 1, first), state)
-        write_node(job.models(self.number, first), job.hash("models", self.number, first), models.arrays(), plain=True)
+        write_columns(job.models(self.number, first), job.hash("models", self.number, first), models.arrays())
         return accumulate_block(block, models, state)
 
 
@@ -136,9 +136,10 @@ class Output:
         """Return the sums over consecutive leaves; rows are published by leaf."""
         arrays = self.job.read(self.state, self.job.hash("state", self.passes))
         state = CycleState.from_arrays(arrays, self.job.settings)
+        locator = Locator(state.unique.hkl, self.job.group)
         total: Sums | None = None
         for first in blocks:
-            one = self._leaf(first, state)
+            one = self._leaf(first, state, locator)
             total = one if total is None else add_sums(total, one)
         if total is None:
             raise ValueError("a pass over no leaves")
@@ -148,25 +149,23 @@ class Output:
         """Return the sums over both."""
         return add_sums(first, second)
 
-    def _leaf(self, first: int, state: CycleState) -> Sums:
+    def _leaf(self, first: int, state: CycleState, locator: Locator) -> Sums:
         job, block = self.job, self.job.read_block(first)
         models = job.read_models(self.passes - 1, first)
         table, lattices, sums = output_block(block, models, state, self.lattices[first])
-        rows, bounds = self._sorted(table, state)
-        write_slices(job.rows(first), job.hash("rows", first), rows, bounds, durable=False)
+        slices = self._slices(table, locator)
+        write_columns(job.rows(first), job.hash("rows", first), slices)
         known = {"A": block.A, "wavelength": block.wavelength, "used": lattices["used"]}
-        write_node(job.lattices(first), job.hash("lattices", first), known, plain=True)
-        counts = [len(rows), len(lattices), int(np.count_nonzero(lattices["used"]))]
+        write_columns(job.lattices(first), job.hash("lattices", first), known)
+        counts = [sum(map(len, slices.values())), len(lattices), int(np.count_nonzero(lattices["used"]))]
         return sums | {"n": np.array(counts)}
 
-    def _sorted(self, table: UnmergedTable, state: CycleState) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the rows of the MTZ by unique reflection and lattice, and the bounds of the buckets in them."""
-        rows = unmerged_rows(table)
-        keys = pack(rows[:, :3].astype(np.int32))
-        order = np.argsort(keys, kind="stable")
-        firsts = pack(state.unique.hkl)[np.array(self.bounds[:-1], dtype=np.int64)]
-        bounds = np.append(np.searchsorted(keys[order], firsts), len(rows))
-        return rows[order], bounds.astype(np.int64)
+    def _slices(self, table: UnmergedTable, locator: Locator) -> Partial:
+        """Return the rows of the MTZ by bucket, in it by unique reflection and lattice."""
+        merged = table.select(table["flags"] & int(ReflectionFlag.OUTLIER) == 0)
+        order, starts = locator.sorted(merged["hkl_asu"])
+        rows, bounds = unmerged_rows(merged.select(order)), starts[np.array(self.bounds)]
+        return {str(n): rows[a:b] for n, (a, b) in enumerate(itertools.pairwise(bounds.tolist()))}
 
 
 def placed(leaf: Partial, locator: Locator) -> LatticeBlock:

@@ -16,7 +16,8 @@ from xfelproc.algorithms.merging.observations import Observations
 from xfelproc.algorithms.merging.sample import Sample, among_smallest, priorities
 from xfelproc.algorithms.merging.symmetry_notes import without_absences
 from xfelproc.algorithms.merging.unique import Multiplicity
-from xfelproc.io.nodes import Partial, write_node
+from xfelproc.io.columns import write_columns
+from xfelproc.io.nodes import Partial
 from xfelproc.stages.fold import UnitReader
 from xfelproc.stages.merge_parts import Lattices, MergeJob
 
@@ -66,12 +67,8 @@ class Leaves:
         lattices, number = Lattices.joined(parts), np.concatenate(numbers, axis=1).astype(np.int32)
         observations, absences = without_absences(lattices.observations(), self.job.group)
         counts = np.bincount(observations.lattice, minlength=len(lattices))
-        write_node(
-            self.job.leaf(first),
-            self.job.hash("leaf", first),
-            {**leaf_arrays(observations), **lattices.arrays(), "unit": number[0], "number": number[1]},
-            plain=True,
-        )
+        arrays = {**leaf_arrays(observations), **lattices.arrays(), "unit": number[0], "number": number[1]}
+        write_columns(self.job.leaf(first), self.job.hash("leaf", first), arrays)
         priority = priorities(number[0], number[1])
         likely = among_smallest(priority, self.observations)
         multiplicity = Multiplicity.of(observations.hkl, self.job.group)

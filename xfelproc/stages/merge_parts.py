@@ -26,6 +26,7 @@ from xfelproc.algorithms.merging.sample import Beginning, Sample, begin, full_en
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.algorithms.merging.symmetry_notes import Absences, extinct, without_absences
 from xfelproc.errors import DamagedPartError, DataError
+from xfelproc.io.columns import read_columns
 from xfelproc.io.exchange.mtz_pieces import unmerged_rows
 from xfelproc.io.manifest_reader import ManifestReader
 from xfelproc.io.nodes import Partial, read_node, write_node
@@ -94,15 +95,22 @@ class MergeJob:
         return self._of("lattices", first)
 
     def _of(self, what: str, first: int) -> Path:
-        return self.folder / what / f"{first:08d}.h5"
+        return self.folder / what / f"{first:08d}.bin"
+
+    def read_columns(self, path: Path, lineage: str, names: tuple[str, ...] | None = None) -> Partial:
+        """Return arrays of one of the plain files. Raises DamagedPartError as `read` does."""
+        try:
+            return read_columns(path, lineage, names)
+        except DataError as error:
+            raise self.damaged(path) from error
 
     def read_block(self, first: int) -> LatticeBlock:
         """Return a block. Raises DamagedPartError as `read` does."""
-        return LatticeBlock.from_arrays(self.read(self.block(first), self.hash("block", first)))
+        return LatticeBlock.from_arrays(self.read_columns(self.block(first), self.hash("block", first)))
 
     def read_models(self, number: int, first: int) -> LatticeModels:
         """Return the models of a block's lattices after a pass. Raises DamagedPartError as `read` does."""
-        return LatticeModels.from_arrays(self.read(self.models(number, first), self.hash("models", number, first)))
+        return LatticeModels.from_arrays(self.read_columns(self.models(number, first), self.hash("models", number, first)))
 
     def unmerged(self, number: int) -> Path:
         """Return where the rows of a bucket for the unmerged MTZ are."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.reduction import Indices, asu_operators, pack, to_asu
 from xfelproc.errors import ConfigError
-from xfelproc.kernels.unique import find_groups
+from xfelproc.kernels.unique import find_groups, order_by_group
 
 MOST_CELLS = 1 << 28
 """Cells of the table of all indices between the extremes, 4 bytes each: beyond it no crystal diffracts."""
@@ -48,6 +48,7 @@ class Locator:
     """
 
     def __init__(self, unique: Indices, group: gemmi.SpaceGroup) -> None:
+        self._n = len(unique)
         self._operators, self._case = asu_operators(group)
         self._low, high = np.zeros(3, dtype=np.int32), np.zeros(3, dtype=np.int32)
         if len(unique):
@@ -65,4 +66,13 @@ class Locator:
         found: tuple[NDArray[np.int32], NDArray[np.int16]] = find_groups(
             np.ascontiguousarray(hkl), self._operators, self._case, self._low, self._grid
         )
+        return found
+
+    def sorted(self, hkl: Indices) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the order (n,) that sorts indices of the asymmetric unit as the list, and the bounds of its rows in that order.
+
+        All of them must be in the list; those of one row stay in their order.
+        """
+        rows = self._grid[tuple((hkl - self._low).T)]
+        found: tuple[NDArray[np.int64], NDArray[np.int64]] = order_by_group(rows, self._n)
         return found
