@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState, advance
+from xfelproc.algorithms.merging.merge import Final
 from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.algorithms.merging.sample import MAX_OBSERVATIONS
+from xfelproc.algorithms.merging.symmetry_notes import Absences
 from xfelproc.errors import DataError
 from xfelproc.io.columns import ColumnFile
 from xfelproc.io.exchange.mtz import BatchModel
@@ -35,7 +37,7 @@ FEWEST_SUMS = 8
 observations of it, unless the parts would be too few to share the work."""
 CANDIDATES = 8
 """Times more lattices than the samples need are looked at: some have nothing to offer."""
-SURVEYED = ("first", "n_lattices", "n_observations", "absences", "wavelength", "counts")
+SURVEYED = ("first", "n_lattices", "n_observations", "absences", "wavelength", "counts", "cells")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,21 @@ class Finished:
         return int(self.sums["n"][0])
 
     @property
-    def n_lattices(self) -> tuple[int, int]:
-        """Lattices offered, and used."""
-        return int(self.sums["n"][1]), int(self.sums["n"][2])
+    def cell(self) -> list[float]:
+        """Median cell of the lattices."""
+        return [float(v) for v in self.survey["cell"]]
+
+    @property
+    def wavelength(self) -> float:
+        """Mean wavelength of the lattices, Å."""
+        return float(self.survey["wavelength"][0]) / max(1, int(self.survey["n_lattices"].sum()))
+
+    @property
+    def final(self) -> Final:
+        """What the merged data are made of."""
+        absences = Absences(int(self.survey["absences"][0]), float(self.survey["absences"][1]))
+        sums = {name: values for name, values in self.sums.items() if name != "n"}
+        return Final(self.state, sums, absences, int(self.sums["n"][1]), int(self.sums["n"][2]))
 
     @cached_property
     def _first(self) -> list[int]:
@@ -109,12 +123,11 @@ class Engine:
         """Return the end; None if no lattice has a usable observation."""
         job, gathering = self.job, self.gathering
         root = self._leaves()
-        survey = {
-            name: read_node(root, [name])[1][name] for name in ("first", "n_lattices", "n_observations", "absences", "wavelength")
-        }
-        counts = read_node(root, ["counts"])[1]["counts"]
+        survey = read_node(root, SURVEYED)[1]
+        counts = survey.pop("counts")
         if not len(counts):
             return None
+        survey["cell"] = np.median(survey.pop("cells"), axis=0)
         (begin,) = gathering.update(Begin(job), f"{STAGE}/begin", 0, Nodes((root,)), (0, 1))
         blocks, parts = LeafNumbers(job, tuple(survey["first"].tolist())), self._parts(survey["n_observations"], len(counts))
         start = CycleState.from_arrays(read_partial(begin), job.settings)
@@ -149,7 +162,7 @@ class Engine:
         path = self._write_state(number, state)
         sums = read_partial(self.gathering.fold(Pass(self.job, path, number), f"{STAGE}/pass", number, blocks, parts))
         # what this pass was made of is needed no more: pass 0 makes blocks of leaves, pass n models of those of n - 1
-        shutil.rmtree(self.job.folder / "leaves" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True)
+        shutil.rmtree(self.job.folder / "observations" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True)
         return sums
 
     def _state_path(self, number: int) -> Path:
