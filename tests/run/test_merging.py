@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def merged(folder: Path, inputs: list[MergeInput], settings: Merge | None = None
     return found | {name: (folder / "merged" / name).read_bytes() for name in FILES}
 
 
+def plain(result: dict[str, Any]) -> dict[str, Any]:
+    """Without numbers that are not equal to themselves."""
+    text = json.dumps({name: value for name, value in result.items() if name not in FILES})
+    return {name: result[name] for name in FILES if name in result} | {"record": text}
+
+
 def assert_close(one: dict[str, Any], two: dict[str, Any], tmp_path: Path) -> None:
     """Equal but for the rounding of sums."""
     for name in FILES:
@@ -82,11 +89,13 @@ def test_leaves_make_no_difference(run: MergeInput, tmp_path: Path, settings: Me
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_drivers_give_the_same_bytes(run: MergeInput, streamed: dict[str, Any], tmp_path: Path, workers: int) -> None:
-    assert merged(tmp_path, [run], driver="pool", workers=workers, bucket_size=3000, fold_size=10) == streamed
+    found = merged(tmp_path, [run], driver="pool", workers=workers, bucket_size=3000, fold_size=10)
+    assert plain(found) == plain(streamed)
 
 
 def test_whole_on_a_worker(run: MergeInput, tmp_path: Path) -> None:
-    assert merged(tmp_path / "a", [run]) == merged(tmp_path / "b", [run], driver="pool", workers=2)
+    two = merged(tmp_path / "b", [run], driver="pool", workers=2)
+    assert plain(merged(tmp_path / "a", [run])) == plain(two)
 
 
 class StopAfter:
@@ -112,7 +121,7 @@ def test_goes_on_where_it_was_stopped(run: MergeInput, streamed: dict[str, Any],
     object.__setattr__(place, "journal", journal)
     with pytest.raises(Interrupted):
         merge_inputs(place, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged", 0.002)
-    assert merged(tmp_path, [run], bucket_size=3000, fold_size=10) == streamed
+    assert plain(merged(tmp_path, [run], bucket_size=3000, fold_size=10)) == plain(streamed)
     events = [e for e in read_journal(tmp_path) if e["event"] == "fold" and e["stage"] == "merge/pass"]
     again = len(events) - len({e["iteration"] for e in events})
     assert again <= 1, "no pass is repeated but the one that was stopped"
@@ -143,7 +152,8 @@ def test_missing_unit(run: MergeInput) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folds", "folder", "damage"), [(2, "observations", "truncated"), (4, "blocks", "missing"), (6, "models/3", "of another merging")]
+    ("folds", "folder", "damage"),
+    [(2, "observations", "truncated"), (4, "blocks", "missing"), (6, "models/3", "of another merging")],
 )
 def test_damaged_parts_are_made_again(
     run: MergeInput, streamed: dict[str, Any], tmp_path: Path, folds: int, folder: str, damage: str
@@ -164,7 +174,7 @@ def test_damaged_parts_are_made_again(
     object.__setattr__(again, "on_event", lambda word, details: events.append((word, details)))
     found = merge_inputs(again, FoundShards.of([run]), Merge(), GROUP, tmp_path / "merged", 0.002)
     assert found is not None
-    assert found | {name: (tmp_path / "merged" / name).read_bytes() for name in FILES} == streamed
+    assert plain(found | {name: (tmp_path / "merged" / name).read_bytes() for name in FILES}) == plain(streamed)
     assert [(word, details["what"]) for word, details in events] == [("made_again", "merge")]
     assert part.name in events[0][1]["why"]
 

@@ -162,7 +162,9 @@ class Engine:
         path = self._write_state(number, state)
         sums = read_partial(self.gathering.fold(Pass(self.job, path, number), f"{STAGE}/pass", number, blocks, parts))
         # what this pass was made of is needed no more: pass 0 makes blocks of leaves, pass n models of those of n - 1
-        shutil.rmtree(self.job.folder / "observations" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True)
+        shutil.rmtree(
+            self.job.folder / "observations" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True
+        )
         return sums
 
     def _state_path(self, number: int) -> Path:
