@@ -47,7 +47,7 @@ from xfelproc.simulation.observations import ObservationSettings, ObservationSim
 
 UNIT = 500
 GROUP = "P 43 21 2"
-CELL = (150.0, 150.0, 150.0, 90.0, 90.0, 90.0)
+CELL = (160.0, 160.0, 130.0, 90.0, 90.0, 90.0)
 SIMULATED = ObservationSettings(cell=CELL, space_group=GROUP, d_min=2.02, width=7e-5, mosaicity=9e-5, reach=2.5, misset=0.0)
 
 
