@@ -117,6 +117,8 @@ def start(
     """
     limits = (float(beginning.limits[0]), float(beginning.limits[1]))
     typical = beginning.shell_means[resolution_bins(unique.inverse_d2, SHELLS, limits)] if len(unique) else np.zeros(0)
+    if not settings.scale:
+        typical = typical * beginning.typical_scale  # all lattices have the scale 1
     reference = Reference.nothing(typical, settings.outlier_cut)
     errors, shapes = ErrorModel.initial(*settings.first_errors), np.zeros((0, 3, 3))
     if settings.refine_cell and settings.refines_partiality:

@@ -55,7 +55,8 @@ def begin_block(block: LatticeBlock, state: CycleState) -> LatticeModels:
         KINDS[settings.partiality],
         WILSON_ROUNDS,
     )
-    return initial_models(np.exp(fitted[:, 0]), np.exp(fitted[:, 4:N_FIXED]), len(state.shapes))
+    scale = np.exp(fitted[:, 0]) if settings.scale else np.ones(m)
+    return initial_models(scale, np.exp(fitted[:, 4:N_FIXED]), len(state.shapes))
 
 
 def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) -> LatticeModels:
