@@ -168,6 +168,10 @@ TESTED_APART = {
     },
     "merge.compare_to": "tests/run/test_comparison.py",
     **{f"merge.{name}": "tests/run/test_downstream.py" for name in ("free_from", "free_twin_laws", "list_missing", "composition")},
+    **{
+        f"merge.{name}": "tests/algorithms/merging/test_post_refinement.py"
+        for name in ("post_refine", "refine_cell", "rotation_restraint", "width_restraint", "cell_restraint")
+    },
     **{f"merge.ambiguity.{name}": "tests/run/test_ambiguity.py" for name in ("resolve", "max_obliquity", "reference", "undecided")},
     **{f"merge.ambiguity.{name}": "tests/algorithms/merging/test_ambiguity.py" for name in ("d_min", "starts", "min_probability")},
     **{f"metrology.{name}": "tests/run/test_stage_metrology.py" for name in ("enabled", "iterate", "max_move", "block_frames")},
