@@ -14,8 +14,10 @@ from xfelproc.algorithms.merging.ambiguity import Doubt, Resolution, agreement, 
 from xfelproc.algorithms.merging.ambiguity_data import Normalized, concatenated, normalized
 from xfelproc.algorithms.merging.ambiguity_operators import DEN, Settings, find_settings
 from xfelproc.algorithms.merging.ambiguity_settings import Ambiguity
+from xfelproc.algorithms.merging.observations import corrected
 from xfelproc.algorithms.merging.sample import Beginning, Sample, begin, priorities
 from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.simulation.observations import ObservationSimulator
 
 MERGE = Merge(partiality="unity", min_partiality=0.0)
 PARTIAL = Merge()
@@ -216,6 +218,18 @@ def test_reflections_beyond_d_min_have_no_say() -> None:
     assert lengths.min() == pytest.approx(5.0, rel=0.05)
     assert lengths.min() >= 5.0
     assert len(some.value) < 0.7 * len(data.value)
+
+
+def test_mean_of_normalised_intensities_is_one_at_any_resolution() -> None:
+    """Widths grow with 1/d by mosaicity: what the model makes of that must not be left in E²."""
+    found = ObservationSimulator.of(space_group="P 4", reach=1.5, mosaicity=2e-3, d_min=3.0).simulate(0, 150)
+    observations = corrected(found.table(), found.crystals.half)
+    sample = Sample.of(observations, priorities(0, 150))
+    data = normalized(observations, begin(sample, 1, gemmi.SpaceGroup("P 4"), PARTIAL), PARTIAL)
+    cell = gemmi.UnitCell(79.1, 79.1, 38.0, 90.0, 90.0, 90.0)
+    order = np.argsort(cell.calculate_1_d2_array(data.hkl))
+    for part in np.array_split(order[len(order) // 20 :], 6):
+        assert np.mean(data.value[part]) == pytest.approx(0.0, abs=0.12)
 
 
 def test_the_same_again() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.ambiguity_operators import Settings
 from xfelproc.algorithms.merging.observations import Observations
-from xfelproc.algorithms.merging.sample import Beginning, starting_scales, with_partiality
+from xfelproc.algorithms.merging.sample import Beginning, peak_height, starting_scales, with_partiality
 from xfelproc.algorithms.merging.settings import Merge
 
 LARGEST = 8.0
@@ -53,7 +53,8 @@ def normalized(observations: Observations, beginning: Beginning, settings: Merge
     """Return E² of observations in lattice order: over the partiality, Wilson's scale of the lattice and the mean of the shell."""
     kept, partiality = with_partiality(observations, beginning.widths, settings)
     scale = starting_scales(kept, partiality, beginning)
-    expected = scale[kept.lattice] * partiality * beginning.shell_means[beginning.shells(kept.inverse_d2)]
+    height = peak_height(kept.inverse_d2, beginning.widths)
+    expected = scale[kept.lattice] * partiality * height * beginning.shell_means[beginning.shells(kept.inverse_d2)]
     variance = (kept.variance_fixed + kept.variance_gain * expected) / expected**2
     relative, whole = settings.first_errors
     variance += relative**2 + (whole / partiality) ** 2
