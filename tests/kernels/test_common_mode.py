@@ -32,22 +32,21 @@ def offset_of(
     use = np.zeros(adu.shape, dtype=np.uint8) if use is None else use
     _, height, width = adu.shape
     scratch = np.zeros(scratch_size(width), dtype=np.uint32)
-    bounds = np.array([0, 0, height, 0, width], dtype=np.int32)
     constants = np.array([SIGMA * 1.005, gain, 0.12, 30.0, max_error])
-    scale = (np.float32(1.0) / GAINS)[None, :height, :width] / np.float32(gain)
-    return group_offset(adu, use, scale, bounds, METHODS[method], constants, 1.0, scratch)
+    scale = (np.float32(1.0) / GAINS)[:height, :width] / np.float32(gain)
+    return group_offset(adu[0], use[0], np.ascontiguousarray(scale), METHODS[method], constants, 1.0, scratch)
 
 
 @pytest.mark.parametrize(
     ("method", "photons", "separation", "spots", "bound"),
     [
-        ("median", 0.05, 5, 12, 1.4),
-        ("mode", 0.05, 5, 12, 1.4),
+        *((method, 0.05, separation, 12, 1.4) for method in ("median", "mode") for separation in (5, 6, 12)),
         *(("peak", photons, 5, spots, 1.4) for photons in (0.01, 0.3, 2.0) for spots in (0, 12)),
         ("peak", 0.05, 3, 12, 1.4),
         ("peak", 0.3, 8, 12, 1.4),
         ("peak", 0.3, 30, 12, 1.4),
         ("peak", 4.0, 5, 12, 1.4),
+        *(("peak", photons, separation, 12, 1.4) for photons in (0.02, 0.3, 2.0, 4.0) for separation in (5.3, 6, 12)),
     ],
 )
 def test_error_is_near_that_of_the_mean_without_photons(
@@ -83,6 +82,16 @@ def test_what_is_masked_missing_or_far_does_not_serve() -> None:
     for method in ("median", "mode", "peak"):
         found, _ = offset_of(adu, method, 15.0, use)
         assert found == pytest.approx(4.0, abs=0.12)
+
+
+def test_rows_of_the_sample_may_be_masked() -> None:
+    rng = np.random.default_rng(11)
+    adu = tile(rng, 0.1, 30.0, 4.0)
+    use = np.zeros(adu.shape, dtype=np.uint8)
+    for first in range(0, SHAPE[0], 32):
+        use[0, first : first + 4] = 1
+    found, error = offset_of(adu, "peak", 30.0, use)
+    assert found == pytest.approx(4.0, abs=5.0 * error)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -11,44 +11,80 @@ from numpy.typing import NDArray
 Floats32 = NDArray[np.float32]
 
 
-@njit(cache=True, nogil=True)
-def calibrate_maps(
-    pixels: NDArray[Any],
-    limits: NDArray[Any],
-    limited: NDArray[np.bool_],
-    pedestal: Floats32,
-    inverse_gain: Floats32,
-    factor: np.float32,
-    ceiling: Floats32,
-    out: Floats32,
-) -> None:
-    """Write ``(raw - pedestal) × (inverse_gain × factor)`` of a stack (panel, slow, fast), with maps of the same shape.
+class RawFrame(NamedTuple):
+    """A frame of raw values, with what makes photons of them.
 
-    Raw values below ``limits[panel, 0]``, above ``limits[panel, 2]`` or NaN become NaN; those above ``limits[panel, 1]``
-    become ``ceiling[panel]``, which is beyond what the panel's trusted range allows. Where no value can be outside the limits
-    ``limited[panel]`` may be False, which is faster.
+    Maps are (stage, panel, slow, fast). Where ``coded`` is False there is one stage; else a pixel's is
+    ``stages[panel, codes >> shift]``, -1: no measurement. ``codes`` are the pixels themselves where the bits from ``shift`` on are
+    the code; these are then not part of the value (``bits``).
+
+    Values below ``limits[panel, 0]``, above ``limits[panel, 2]`` or NaN are no measurement, and become NaN; those above
+    ``limits[panel, 1]`` are saturated and become ``ceiling[panel]``, which is beyond what the panel's trusted range allows. Both
+    are for code 0; where no value of it can be outside ``limited[panel]`` may be False, which is faster. In stage s a pixel is
+    saturated up to the value ``saturated[panel, s, 0]`` and from ``saturated[panel, s, 1]``; raw values with another code are none
+    above ``largest[panel]``. Photons are (value - pedestal) × (inverse_gain × factor).
     """
-    for p in range(pixels.shape[0]):
-        for y in range(pixels.shape[1]):
-            row, dark, scale, target = pixels[p, y], pedestal[p, y], inverse_gain[p, y], out[p, y]
-            if limited[p]:
-                calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
-            else:
-                calibrate_plain_row(row, dark, scale, factor, target)
+
+    pixels: NDArray[Any]
+    codes: NDArray[Any]
+    coded: bool
+    shift: int
+    bits: bool
+    limits: NDArray[Any]
+    limited: NDArray[np.bool_]
+    stages: NDArray[np.int8]
+    saturated: NDArray[np.float64]
+    largest: NDArray[np.float64]
+    pedestal: Floats32
+    inverse_gain: Floats32
+    factor: np.float32
+    ceiling: Floats32
+
+
+BAND = 16
+"""Rows until the pixels with a code are calibrated, one after the other without a branch between."""
+BLOCK = 128
+"""Pixels of a row that are looked at together for a code that is not 0."""
 
 
 @njit(cache=True, nogil=True)
+def calibrate_frame(raw: RawFrame, out: Floats32) -> None:
+    """Write the photons of all pixels to ``out`` (panel, slow, fast).
+
+    A row is first taken as if all codes were 0, a loop that vectorises; the few other pixels are then done one by one.
+    """
+    pixels, factor = raw.pixels, raw.factor
+    panels, height, width = pixels.shape
+    listed = np.empty((BAND * width if raw.coded else 0, 2), dtype=np.int32)
+    for p in range(panels):
+        first, limits, limited, top = raw.stages[p, 0], raw.limits[p], raw.limited[p], raw.ceiling[p]
+        darks, scales = raw.pedestal[max(first, 0), p], raw.inverse_gain[max(first, 0), p]
+        for begin in range(0, height, BAND):
+            end = min(begin + BAND, height)
+            if first >= 0:
+                for y in range(begin, end):
+                    row, dark, scale, target = pixels[p, y], darks[y], scales[y], out[p, y]
+                    if limited:
+                        calibrate_row(row, limits, dark, scale, factor, top, target)
+                    else:
+                        calibrate_plain_row(row, dark, scale, factor, target)
+            if raw.coded:
+                n = list_coded(raw.codes, raw.shift, first < 0, p, begin, end, 0, width, listed)
+                write_listed(raw, p, listed, n, out)
+
+
+@njit(cache=True, nogil=True, inline="always")
 def calibrate_plain_row(row: NDArray[Any], dark: Floats32, scale: Floats32, factor: np.float32, out: Floats32) -> None:
     """Do as `calibrate_row` where no value can be outside the limits; NaN stays NaN."""
     for x in range(len(row)):
         out[x] = (np.float32(row[x]) - dark[x]) * (scale[x] * factor)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def calibrate_row(
     row: NDArray[Any], limits: NDArray[Any], dark: Floats32, scale: Floats32, factor: np.float32, top: np.float32, out: Floats32
 ) -> None:
-    """Do as `calibrate_maps` with a row of a panel."""
+    """Write the photons of a row of a panel, all of code 0; see `RawFrame`."""
     low, high, last = limits[0], limits[1], limits[2]
     for x in range(len(row)):
         v = row[x]
@@ -81,188 +117,45 @@ def calibrate_panels(
                 target[x] = photons if good else np.float32(np.nan)
 
 
-BLOCK = 128
-"""Pixels of a row that are looked at together for a code that is not 0."""
-PART = 16
-"""Pixels of a block where there is one."""
-
-
 @njit(cache=True, nogil=True)
-def calibrate_bits(
-    pixels: NDArray[Any],
-    shift: int,
-    limits: NDArray[Any],
-    limited: NDArray[np.bool_],
-    stages: NDArray[np.int8],
-    saturated: NDArray[np.float64],
-    pedestal: Floats32,
-    inverse_gain: Floats32,
-    factor: np.float32,
-    ceiling: Floats32,
-    out: Floats32,
-) -> None:
-    """Do as `calibrate_maps` with a pedestal and a gain for each gain stage: maps (stage, panel, slow, fast).
-
-    A pixel's stage is ``stages[panel, code]``, -1: no measurement; the code is ``raw >> shift`` of unsigned values, the bits below
-    are the value. ``limits`` are for values of code 0; in stage s a pixel is saturated up to the value ``saturated[panel, s, 0]``
-    and from ``saturated[panel, s, 1]``. A row is first taken as if all codes were 0, a loop that vectorises; the few other pixels
-    are then done one by one.
-    """
-    blocks = np.empty(pixels.shape[2] // BLOCK + 1, dtype=np.int64)
-    for p in range(pixels.shape[0]):
-        first = stages[p, 0]
-        for y in range(pixels.shape[1]):
-            row, target = pixels[p, y], out[p, y]
-            if first >= 0:
-                dark, scale = pedestal[first, p, y], inverse_gain[first, p, y]
-                if limited[p]:
-                    calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
-                else:
-                    calibrate_plain_row(row, dark, scale, factor, target)
-            if coded_blocks(row, shift, first < 0, blocks) > 0:
-                switched_by_bits(row, p, y, 0, shift, stages[p], saturated[p], pedestal, inverse_gain, factor, ceiling[p], target)
-
-
-@njit(cache=True, nogil=True)
-def coded_blocks(row: NDArray[Any], shift: int, every: bool, out: NDArray[np.int64]) -> int:
-    """Write where blocks of a row begin in which a code is not 0 (or ``every`` one), and return their number."""
-    whole = 0 if every else len(row) - len(row) % BLOCK
+def list_coded(
+    codes: NDArray[Any], shift: int, every: bool, p: int, y0: int, y1: int, x0: int, x1: int, out: NDArray[np.int32]
+) -> int:
+    """Write (slow, fast) of the pixels of a rectangle whose code is not 0, or of ``every`` one, row by row; return their number."""
     n = 0
-    for begin in range(0, whole, BLOCK):
-        block, bits = row[begin : begin + BLOCK], row[begin]
-        for i in range(BLOCK):  # a number of turns that is known makes vector instructions of it
-            bits |= block[i]
-        if bits >> shift != 0:
-            out[n] = begin
-            n += 1
-    for begin in range(whole, len(row), BLOCK):
-        out[n] = begin
-        n += 1
+    for y in range(y0, y1):
+        row = codes[p, y]
+        for begin in range(x0, x1, BLOCK):
+            end = min(begin + BLOCK, x1)
+            if end - begin == BLOCK and not every:
+                block, together = row[begin:end], row[begin]
+                for i in range(BLOCK):  # a number of turns that is known makes vector instructions of it
+                    together |= block[i]
+                if together >> shift == 0:
+                    continue
+            for x in range(begin, end):
+                out[n, 0], out[n, 1] = y, x
+                n += (row[x] >> shift != 0) | every
     return n
 
 
 @njit(cache=True, nogil=True)
-def switched_by_bits(
-    row: NDArray[Any],
-    p: int,
-    y: int,
-    x0: int,
-    shift: int,
-    table: NDArray[np.int8],
-    saturated: NDArray[np.float64],
-    pedestal: Floats32,
-    inverse_gain: Floats32,
-    factor: np.float32,
-    top: np.float32,
-    out: Floats32,
-) -> None:
-    """Write those pixels of a part of a row whose code is not 0; all, where code 0 is no stage. It begins at pixel (p, y, x0).
-
-    ``table`` and ``saturated`` are the panel's; all bits set are no measurement. See `calibrate_bits`.
-    """
-    blocks = np.empty(len(row) // BLOCK + 1, dtype=np.int64)
-    n = coded_blocks(row, shift, table[0] < 0, blocks)
-    for b in range(n):
-        begin = blocks[b]
-        end = min(begin + BLOCK, len(row))
-        switched_pixels(
-            row[begin:end], p, y, x0 + begin, shift, table, saturated, pedestal, inverse_gain, factor, top, out[begin:end]
-        )
-
-
-@njit(cache=True, nogil=True)
-def switched_pixels(
-    row: NDArray[Any],
-    p: int,
-    y: int,
-    x0: int,
-    shift: int,
-    table: NDArray[np.int8],
-    saturated: NDArray[np.float64],
-    pedestal: Floats32,
-    inverse_gain: Floats32,
-    factor: np.float32,
-    top: np.float32,
-    out: Floats32,
-) -> None:
-    """Do as `switched_by_bits`, pixel by pixel."""
-    every = table[0] < 0
-    value_mask = (1 << shift) - 1
-    for begin in range(0, len(row), PART):
-        end = min(begin + PART, len(row))
-        if end - begin == PART and not every:
-            part, bits = row[begin:end], row[begin]
-            for i in range(PART):
-                bits |= part[i]
-            if bits >> shift == 0:
-                continue
-        for x in range(begin, end):
-            v = row[x]
-            code = v >> shift
-            if code == 0 and not every:
-                continue
-            stage = table[code] if code < len(table) else -1
-            if v & value_mask == value_mask and code == len(table) - 1:
-                stage = -1
-            value = np.float32(v & value_mask)
-            out[x] = photons_in_stage(value, stage, p, y, x0 + x, saturated, pedestal, inverse_gain, factor, top)
-
-
-@njit(cache=True, nogil=True)
-def photons_in_stage(
-    value: np.float32,
-    stage: int,
-    p: int,
-    y: int,
-    x: int,
-    saturated: NDArray[np.float64],
-    pedestal: Floats32,
-    inverse_gain: Floats32,
-    factor: np.float32,
-    top: np.float32,
-) -> np.float32:
-    """Return the photons of a pixel, ``top`` where it is saturated, NaN where the stage is negative."""
-    if stage < 0:
-        return np.float32(np.nan)
-    if value <= saturated[stage, 0] or value >= saturated[stage, 1]:
-        return top
-    return np.float32((value - pedestal[stage, p, y, x]) * (inverse_gain[stage, p, y, x] * factor))
-
-
-@njit(cache=True, nogil=True)
-def calibrate_codes(
-    pixels: NDArray[Any],
-    codes: NDArray[np.uint8],
-    limits: NDArray[Any],
-    limited: NDArray[np.bool_],
-    stages: NDArray[np.int8],
-    saturated: NDArray[np.float64],
-    pedestal: Floats32,
-    inverse_gain: Floats32,
-    factor: np.float32,
-    ceiling: Floats32,
-    out: Floats32,
-) -> None:
-    """Do as `calibrate_bits` with codes (panel, slow, fast) of their own beside the values."""
-    for p in range(pixels.shape[0]):
-        table, first = stages[p], stages[p, 0]
-        last = limits[p, 2]
-        for y in range(pixels.shape[1]):
-            row, target = pixels[p, y], out[p, y]
-            if first >= 0:
-                dark, scale = pedestal[first, p, y], inverse_gain[first, p, y]
-                if limited[p]:
-                    calibrate_row(row, limits[p], dark, scale, factor, ceiling[p], target)
-                else:
-                    calibrate_plain_row(row, dark, scale, factor, target)
-            for x in range(len(row)):
-                code = codes[p, y, x]
-                if code == 0 and first >= 0:
-                    continue
-                stage = table[code] if code < len(table) and row[x] <= last else -1
-                target[x] = photons_in_stage(
-                    np.float32(row[x]), stage, p, y, x, saturated[p], pedestal, inverse_gain, factor, ceiling[p]
-                )
+def write_listed(raw: RawFrame, p: int, listed: NDArray[np.int32], n: int, out: Floats32) -> None:
+    """Write the photons of the first ``n`` listed pixels of a panel: each in its stage."""
+    pixels, codes, shift, bits, largest = raw.pixels, raw.codes, raw.shift, raw.bits, raw.largest[p]
+    table, saturated = raw.stages[p], raw.saturated[p]
+    pedestal, inverse_gain, factor, top = raw.pedestal, raw.inverse_gain, raw.factor, raw.ceiling[p]
+    for i in range(n):
+        y, x = listed[i]
+        v, code = pixels[p, y, x], np.int64(codes[p, y, x] >> shift)
+        stage = table[code] if code < len(table) and v <= largest else -1
+        if stage < 0:
+            out[p, y, x] = np.nan
+            continue
+        value = np.float32(np.float64(v) - (code << shift if bits else 0))
+        photons = (value - pedestal[stage, p, y, x]) * (inverse_gain[stage, p, y, x] * factor)
+        measured = (value > saturated[stage, 0]) & (value < saturated[stage, 1])
+        out[p, y, x] = photons if measured else top
 
 
 @njit(cache=True, nogil=True)

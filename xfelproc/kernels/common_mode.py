@@ -7,12 +7,27 @@ photon, and reckon with the peaks of one, two, ... photons above it.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.pixel_histogram import N_BINS, fill_histogram
+from xfelproc.kernels.overlapping_peaks import without_fit
+from xfelproc.kernels.peak_windows import (
+    CLEARANCE,
+    FIXED,
+    MOST,
+    SEPARATED,
+    Windows,
+    histogram_sums,
+    newton_step,
+    no_windows,
+    peak_numbers,
+    window_shape,
+    window_sums,
+)
+from xfelproc.kernels.pixel_histogram import BANK, N_BINS, fill_histogram
 from xfelproc.kernels.zero_peak import ambiguous, fit_zero_peak
 
 Floats32 = NDArray[np.float32]
@@ -20,7 +35,7 @@ Counts = NDArray[np.uint32]
 Floats = NDArray[np.float64]
 
 BINS_A_SIGMA = 4.0
-ROUGH = 4000
+ROUGH = 8000
 """Pixels from which the rough offset is taken, at least; where there are so many."""
 MARGIN = 6.0
 """σ below the lowest offset that is looked for."""
@@ -35,7 +50,6 @@ def group_offset(
     adu: Floats32,
     use: NDArray[np.uint8],
     scale: Floats32,
-    bounds: NDArray[np.int32],
     method: int,
     constants: Floats,
     factor: float,
@@ -46,14 +60,12 @@ def group_offset(
     Parameters
     ----------
     adu
-        (panel, slow, fast) values less the pedestal, ADU, of the stage in which pixels have few photons. What is NaN or far
-        outside does not serve.
+        (slow, fast) values less the pedestal, ADU, of the stage in which pixels have few photons. What is NaN or far outside does
+        not serve.
     use
-        (panel, slow, fast), 0 where the pixel may serve.
+        (slow, fast), 0 where the pixel may serve.
     scale
-        (panel, slow, fast) inverse gain of the pixels; of which unit is told by that of the group's gain.
-    bounds
-        (5,) panel, first and last slow, first and last fast.
+        (slow, fast) inverse gain of the pixels; of which unit is told by that of the group's gain.
     method
         One of `METHODS`.
     constants
@@ -69,52 +81,163 @@ def group_offset(
     tuple
         Offset and its standard error in ADU; (0, inf) where the offset cannot be determined.
     """
-    sigma, unit, kurtosis, reach, limit = constants
-    gain = unit / factor
-    if method == UNBONDED:
-        offset, error = mean_of_few(adu, use, bounds, sigma, reach)
-    else:
-        offset, error = from_histograms(adu, use, scale, bounds, method, sigma, gain, unit, kurtosis, reach, scratch)
-    if not (error < np.inf and error <= (limit * gain if gain < np.inf else limit) and abs(offset) <= reach):
-        return 0.0, np.inf
-    return offset, error
+    step = sampled_rows(*adu.shape)
+    found = begin_offset(adu, use, scale, method, constants, factor, step, scratch)
+    if found.state == FOUND:
+        number, total = window_sums(adu, use, scale, found.zero, found.norm, found.windows, found_columns(scratch))
+        return finish_offset(found, number, total, constants, factor)
+    if found.state == ALL:
+        return offset_of_all(adu, use, scale, method, constants, factor, found.zero, scratch)
+    return 0.0, np.inf
+
+
+UNDETERMINED, FOUND, ALL = range(3)
+"""Nothing is found; windows are; all pixels have to be looked at together."""
+
+
+class Found(NamedTuple):
+    """What some of the rows tell: where the lowest peak is (``zero``, ADU), windows, and what `window_sums` takes as ``norm``."""
+
+    state: int
+    zero: float
+    norm: float
+    windows: Windows
 
 
 @njit(cache=True, nogil=True)
-def from_histograms(
+def sampled_rows(rows: int, columns: int) -> int:
+    """Return the distance of the rows from which a rough offset is taken."""
+    return max(1, min(rows // 8, rows * columns // ROUGH))
+
+
+@njit(cache=True, nogil=True)
+def found_columns(scratch: Counts) -> NDArray[np.int32]:
+    """Return the part of the scratch for sums of columns, all 0."""
+    columns = scratch[4 * BANK :].view(np.int32)
+    columns[:] = 0
+    return columns
+
+
+@njit(cache=True, nogil=True)
+def begin_offset(
     adu: Floats32,
     use: NDArray[np.uint8],
     scale: Floats32,
-    bounds: NDArray[np.int32],
     method: int,
-    sigma: float,
-    gain: float,
-    unit: float,
-    kurtosis: float,
-    reach: float,
+    constants: Floats,
+    factor: float,
+    step: int,
     scratch: Counts,
-) -> tuple[float, float]:
-    """Return offset and standard error (ADU) by one of the methods that make a histogram.
+) -> Found:
+    """Return what a sample of rows tells (`is_sampled`), by a histogram of their values; others are not looked at.
 
-    A rough offset is taken from some of the rows. Then the values less it are brought to one gain, so that k photons are the same
-    in all pixels. ``gain`` is in ADU a photon, ``unit`` the same in the unit of the inverse of ``scale``.
+    Where the peaks of photons are apart, values less a rough offset are then brought to one gain, so that k photons are the same in
+    all pixels, and windows laid about the peaks of their histogram.
     """
-    width = max(sigma / BINS_A_SIGMA, (2.0 * reach + 2.0 * MARGIN * sigma) / (N_BINS // 2))
-    low = -reach - MARGIN * sigma
-    rows, columns = bounds[2] - bounds[1], bounds[4] - bounds[3]
-    step = max(1, min(rows // 8, rows * columns // ROUGH))
-    fill_histogram(adu, use, scale, bounds, step, 0.0, 0.0, low, 1.0 / width, scratch)
+    sigma, unit = constants[0], constants[1]
+    gain = unit / factor
+    nothing = Found(UNDETERMINED, 0.0, 0.0, no_windows())
+    if method == UNBONDED:
+        return Found(ALL, 0.0, 0.0, no_windows())
+    rough, found = rough_offset(adu, use, scale, constants, factor, step, scratch)
+    if not found:
+        return nothing if step == 1 else Found(ALL, np.nan, 0.0, no_windows())
+    if method == FLANK or gain < SEPARATED * sigma:
+        return Found(ALL, rough, 0.0, no_windows())
+    low, width, norm = fill_peaks(adu, use, scale, step, rough, sigma, gain, unit, scratch)
     counts = scratch[:N_BINS]
     start = lowest_peak(counts, sigma / width, gain / width)
     if start < 0.0:
-        return 0.0, np.inf
-    rough = low + (centroid(counts, start, sigma / width) + 0.5) * width
-    # room below for the peak that would be there if this were not the lowest
+        return nothing
+    windows, at, found = windows_at(counts, start, sigma / width, gain / width, method)
+    return Found(FOUND, rough + low + (at + 0.5) * width, norm / sigma, windows) if found else nothing
+
+
+@njit(cache=True, nogil=True)
+def rough_offset(
+    adu: Floats32,
+    use: NDArray[np.uint8],
+    scale: Floats32,
+    constants: Floats,
+    factor: float,
+    step: int,
+    scratch: Counts,
+) -> tuple[float, bool]:
+    """Return about the offset (ADU) by a histogram of values as they are, of a sample of rows; and whether it has a lowest peak."""
+    sigma, unit, _, reach, _ = constants
+    width = max(sigma / BINS_A_SIGMA, (2.0 * reach + 2.0 * MARGIN * sigma) / (N_BINS // 2))
+    low = -reach - MARGIN * sigma
+    fill_histogram(adu, use, scale, step, 0.0, 0.0, low, 1.0 / width, scratch)
+    counts = scratch[:N_BINS]
+    start = lowest_peak(counts, sigma / width, unit / factor / width)
+    if start < 0.0:
+        return 0.0, False
+    return low + (centroid(counts, start, sigma / width) + 0.5) * width, True
+
+
+@njit(cache=True, nogil=True)
+def fill_peaks(
+    adu: Floats32,
+    use: NDArray[np.uint8],
+    scale: Floats32,
+    step: int,
+    rough: float,
+    sigma: float,
+    gain: float,
+    unit: float,
+    scratch: Counts,
+) -> tuple[float, float, float]:
+    """Count values less a rough offset, all of one gain.
+
+    Where bin 0 begins and a bin's width (ADU) are returned, and what inverse gains were multiplied with.
+
+    ``gain`` is in ADU a photon, ``unit`` the same in the unit of the inverse of ``scale``.
+    """
     width = sigma / BINS_A_SIGMA
+    # room below for the peak that would be there if this were not the lowest
     low = -min(gain, 20.0 * sigma) - MARGIN * sigma
-    fill_histogram(adu, use, scale, bounds, 1, rough, unit if unit < np.inf else 0.0, low, 1.0 / width, scratch)
+    norm = unit if unit < np.inf else 0.0
+    fill_histogram(adu, use, scale, step, rough, norm, low, 1.0 / width, scratch)
+    return low, width, norm
+
+
+@njit(cache=True, nogil=True)
+def finish_offset(found: Found, number: int, total: int, constants: Floats, factor: float) -> tuple[float, float]:
+    """Return offset and standard error, as `group_offset`, of what `window_sums` of all pixels are."""
+    if found.state != FOUND:
+        return 0.0, np.inf
+    sigma = constants[0]
+    shift, error = newton_step(float(number), total / FIXED, found.windows)
+    return within_bounds(found.zero + shift * sigma, error * sigma, constants, factor)
+
+
+@njit(cache=True, nogil=True)
+def offset_of_all(
+    adu: Floats32,
+    use: NDArray[np.uint8],
+    scale: Floats32,
+    method: int,
+    constants: Floats,
+    factor: float,
+    rough: float,
+    scratch: Counts,
+) -> tuple[float, float]:
+    """Return offset and standard error, as `group_offset`, of all pixels together.
+
+    ``rough`` is about the offset; NaN: it is unknown, as a sample of rows had too few pixels.
+    """
+    sigma, unit, kurtosis, reach, _ = constants
+    gain = unit / factor
+    if method == UNBONDED:
+        offset, error = mean_of_few(adu, use, sigma, reach)
+        return within_bounds(offset, error, constants, factor)
+    if math.isnan(rough):
+        rough, found = rough_offset(adu, use, scale, constants, factor, 1, scratch)
+        if not found:
+            return 0.0, np.inf
+    low, width, _ = fill_peaks(adu, use, scale, 1, rough, sigma, gain, unit, scratch)
     # bins from here on: the first one's centre is 0
-    s, g = sigma / width, gain / width
+    s, g, counts = sigma / width, gain / width, scratch[:N_BINS]
     start = lowest_peak(counts, s, g)
     if start < 0.0:
         return 0.0, np.inf
@@ -123,8 +246,45 @@ def from_histograms(
     elif method == FLANK:
         at, error = fit_zero_peak(counts, start, s, np.inf, kurtosis, 1.0)
     else:
-        at, error = without_fit(counts, method, start, s, g)
-    return rough + low + (at + 0.5) * width, error * width
+        at, error = without_fit(counts, method == MODE, start, s, g)
+    return within_bounds(rough + low + (at + 0.5) * width, error * width, constants, factor)
+
+
+@njit(cache=True, nogil=True)
+def within_bounds(offset: float, error: float, constants: Floats, factor: float) -> tuple[float, float]:
+    """Return them, or (0, inf) where they are beyond the largest offset or the largest error."""
+    _, unit, _, reach, limit = constants
+    gain = unit / factor
+    if not (error < np.inf and error <= (limit * gain if gain < np.inf else limit) and abs(offset) <= reach):
+        return 0.0, np.inf
+    return offset, error
+
+
+@njit(cache=True, nogil=True)
+def windows_at(counts: Counts, start: float, sigma: float, gain: float, method: int) -> tuple[Windows, float, bool]:
+    """Return the windows of a method, where the lowest peak is (bins) by the mean about peaks, and whether it is one.
+
+    It is none if it is far from ``start``, or may be that of one photon.
+    """
+    widest, bent, step = 3.0, 0.0, 0.0
+    if method == MODE:
+        widest, bent = 2.6, 1.0
+    elif method == MEDIAN:
+        step = 1.0
+    half = min(widest, gain / sigma - CLEARANCE)
+    numbers = np.empty(MOST)
+    at = centroid(counts, start, sigma)
+    last = peak_numbers(counts, at, gain, numbers)
+    mean = window_shape(half, gain / sigma, numbers, last, 1.0, 0.0, 0.0)
+    error = np.inf
+    for _ in range(3):
+        number, total = histogram_sums(counts, at, sigma, mean)
+        shift, error = newton_step(number, total, mean)
+        at += shift * sigma
+    found = abs(at - start) <= 1.5 * sigma and error < np.inf and not ambiguous(counts, at, sigma, gain, numbers[0])
+    if method == PEAK:
+        return mean, at, found
+    return window_shape(half, gain / sigma, numbers, 0, 1.0 - step, bent / (half * half), step), at, found
 
 
 @njit(cache=True, nogil=True)
@@ -147,33 +307,25 @@ def lowest_peak(counts: Counts, sigma: float, gain: float) -> float:
 
     Peaks are those of sums over ± σ, highest within 1.5 σ. One that the next photon's peak drowns is looked for a gain below.
     """
-    n = len(counts)
-    total = 0.0
-    for b in range(n):
-        total += counts[b]
+    n, total = len(counts), counts.sum()
     if total < MIN_PIXELS:
         return -1.0
     half = max(1, round(sigma))
     reach = max(2, round(1.5 * sigma))
     least = max(4.0, 0.004 * total)
-    sums = np.zeros(n + reach + 1)
-    running = 0.0
-    for b in range(-half, n):
-        if b + half < n:
-            running += counts[b + half]
-        if b - half - 1 >= 0:
-            running -= counts[b - half - 1]
-        if b >= 0:
-            sums[b] = running
-    for b in range(n):
-        if sums[b] < least:
-            continue
-        highest = True
-        for other in range(max(0, b - reach), b + reach + 1):
-            if sums[other] > sums[b]:
-                highest = False
-                break
-        if highest:
+    sums = np.zeros(n + reach + 1, dtype=np.int64)
+    running = np.int64(0)
+    for b in range(half):
+        running += np.int64(counts[b])
+    for ahead in range(n + reach):
+        # the sum over ± σ of this bin, and then whether one that is `reach` bins back is the highest around
+        if ahead + half < n:
+            running += np.int64(counts[ahead + half])
+        if ahead - half - 1 >= 0 and ahead - half - 1 < n:
+            running -= np.int64(counts[ahead - half - 1])
+        sums[ahead] = running if ahead < n else 0
+        b = ahead - reach
+        if b >= 0 and sums[b] >= least and sums[b] == sums[max(0, b - reach) : ahead + 1].max():
             return below(sums, b, sigma, gain, least)
     return -1.0
 
@@ -182,7 +334,7 @@ MIN_PIXELS = 30
 
 
 @njit(cache=True, nogil=True)
-def below(sums: NDArray[np.float64], peak: int, sigma: float, gain: float, least: float) -> float:
+def below(sums: NDArray[np.int64], peak: int, sigma: float, gain: float, least: float) -> float:
     """Return the bin of the peak, or of one whole photons below it of which only the flank shows."""
     at = float(peak)
     if gain > 8.0 * sigma:
@@ -199,138 +351,17 @@ def below(sums: NDArray[np.float64], peak: int, sigma: float, gain: float, least
 
 
 @njit(cache=True, nogil=True)
-def normal_tail(z: float) -> float:
-    """Return the fraction of a normal distribution beyond z σ."""
-    return 0.5 * math.erfc(z * math.sqrt(0.5))
-
-
-@njit(cache=True, nogil=True)
-def count_below(cumulative: Floats, bound: float) -> float:
-    """Return the pixels below a bound (bins; the centre of bin b is b), a bin that it cuts counted in part.
-
-    ``cumulative`` (bin + 1,) are the pixels before each bin.
-    """
-    edge = min(max(bound + 0.5, 0.0), len(cumulative) - 1.0)
-    whole = min(int(edge), len(cumulative) - 2)
-    return float(cumulative[whole] + (edge - whole) * (cumulative[whole + 1] - cumulative[whole]))
-
-
-@njit(cache=True, nogil=True)
-def occupancy(cumulative: Floats, at: float, sigma: float, gain: float) -> tuple[float, float, float]:
-    """Return the pixels with no, one and two photons, from the counts between the points midway between their peaks."""
-    q = normal_tail(0.5 * gain / sigma)
-    n0 = count_below(cumulative, at + 0.5 * gain)
-    n1 = count_below(cumulative, at + 1.5 * gain)
-    n2 = count_below(cumulative, at + 2.5 * gain)
-    b0, b1, b2 = n0, n1 - n0, n2 - n1
-    a0, a1, a2 = b0, b1, b2
-    # each peak loses q to either side: (b = M a), solved by iteration
-    for _ in range(12):
-        a0 = max(0.0, (b0 - q * a1) / (1.0 - q))
-        a1 = max(0.0, (b1 - q * (a0 + a2)) / (1.0 - 2.0 * q))
-        a2 = max(0.0, (b2 - q * a1) / (1.0 - 2.0 * q))
-    return a0, a1, a2
-
-
-@njit(cache=True, nogil=True)
-def without_fit(counts: Counts, method: int, start: float, sigma: float, gain: float) -> tuple[float, float]:
-    """Return median or mode, and its standard error, in bins."""
-    cumulative = np.zeros(len(counts) + 1)
-    for b in range(len(counts)):
-        cumulative[b + 1] = cumulative[b] + counts[b]
-    at, error = median_of(counts, cumulative, start, sigma, gain)
-    return mode_of(counts, cumulative, at, sigma, gain) if method == MODE and error < np.inf else (at, error)
-
-
-@njit(cache=True, nogil=True)
-def median_of(counts: Counts, cumulative: Floats, start: float, sigma: float, gain: float) -> tuple[float, float]:
-    """Return the median of the pixels without a photon, and its standard error, in bins."""
-    at = start
-    a0 = a1 = a2 = 0.0
-    separation = gain / sigma
-    if separation < MIN_SEPARATION:
-        return at, np.inf
-    for _ in range(6):
-        if separation > 8.0:
-            a0, a1, a2 = count_below(cumulative, at + 4.0 * sigma), 0.0, 0.0
-        else:
-            a0, a1, a2 = occupancy(cumulative, at, sigma, gain)
-        rank = 0.5 * a0 + a1 * normal_tail(separation) + a2 * normal_tail(2.0 * separation)
-        b = np.searchsorted(cumulative, rank) - 1
-        if b < 0 or b >= len(counts) or counts[b] == 0:
-            return at, np.inf
-        at = b - 0.5 + (rank - cumulative[b]) / counts[b]
-    if abs(at - start) > 2.0 * sigma or ambiguous(counts, at, sigma, gain, a0):
-        return at, np.inf
-    return at, 1.2533 * sigma / math.sqrt(max(a0, 1e-9)) * overlap(a0, a1, separation)
-
-
-MIN_SEPARATION = 2.5
-"""Gain over noise below which no method but the fit tells photons from an offset."""
-
-
-@njit(cache=True, nogil=True)
-def overlap(a0: float, a1: float, separation: float) -> float:
-    """Return by how much the overlap with the peak of one photon widens the error."""
-    q = normal_tail(0.5 * separation)
-    return math.sqrt(1.0 + 12.0 * q * (1.0 + a1 / max(a0, 1e-9)))
-
-
-@njit(cache=True, nogil=True)
-def mode_of(counts: Counts, cumulative: Floats, start: float, sigma: float, gain: float) -> tuple[float, float]:
-    """Return the highest point of the histogram smoothed by a Gaussian of 1.2 σ, near its lowest peak, in bins.
-
-    It is the mean shift's fixed point: mean(ψ(x - at)) = 0 with ψ(d) = d exp(-d² / 2h²). What the peaks of one and two photons
-    add to the mean is reckoned with.
-    """
-    h = 1.2 * sigma
-    separation = gain / sigma
-    if separation < MIN_SEPARATION:
-        return start, np.inf
-    a0 = a1 = a2 = 0.0
-    broad = 1.0 + sigma * sigma / (h * h)
-    at = start
-    for _ in range(30):
-        if separation > 8.0:
-            a0, a1, a2 = count_below(cumulative, at + 4.0 * sigma), 0.0, 0.0
-        else:
-            a0, a1, a2 = occupancy(cumulative, at, sigma, gain)
-        first, last = max(0, int(at - 4.5 * sigma)), min(len(counts), int(at + 4.5 * sigma) + 2)
-        total = 0.0
-        for b in range(first, last):
-            d = b - at
-            total += counts[b] * d * math.exp(-0.5 * d * d / (h * h))
-        for k, a in ((1.0, a1), (2.0, a2)):
-            m = k * gain
-            if a > 0.0 and m < 12.0 * sigma:
-                total -= a * m * broad**-1.5 * math.exp(-0.5 * m * m / (sigma * sigma + h * h))
-        if a0 <= 0.0:
-            return at, np.inf
-        step = total * broad**1.5 / a0
-        at += min(max(step, -sigma), sigma)
-        if abs(step) < 1e-4 * sigma:
-            break
-    if abs(at - start) > sigma or ambiguous(counts, at, sigma, gain, a0):
-        return at, np.inf
-    efficiency = broad**3 / (1.0 + 2.0 * sigma * sigma / (h * h)) ** 1.5
-    return at, math.sqrt(efficiency) * sigma / math.sqrt(max(a0, 1e-9)) * overlap(a0, a1, separation)
-
-
-@njit(cache=True, nogil=True)
-def mean_of_few(
-    adu: Floats32, use: NDArray[np.uint8], bounds: NDArray[np.int32], sigma: float, max_offset: float
-) -> tuple[float, float]:
+def mean_of_few(adu: Floats32, use: NDArray[np.uint8], sigma: float, max_offset: float) -> tuple[float, float]:
     """Return the mean of the usable pixels that are within 4 σ of their median, and its standard error.
 
     For a few pixels that see no photons.
     """
-    p, y0, y1, x0, x1 = bounds
-    values = np.empty((y1 - y0) * (x1 - x0), dtype=np.float32)
+    values = np.empty(adu.size, dtype=np.float32)
     n = 0
     reach = np.float32(max_offset + MARGIN * sigma)
-    for y in range(y0, y1):
-        row, serves = adu[p, y], use[p, y]
-        for x in range(x0, x1):
+    for y in range(adu.shape[0]):
+        row, serves = adu[y], use[y]
+        for x in range(len(row)):
             if serves[x] == 0 and abs(row[x]) <= reach:
                 values[n] = row[x]
                 n += 1

@@ -19,12 +19,21 @@ def scratch_size(width: int) -> int:
     return 4 * BANK + width
 
 
+TOGETHER = 4
+"""Rows of a sample side by side: memory is read ahead within, not between them."""
+
+
+@njit(cache=True, nogil=True, inline="always")
+def is_sampled(y: int, step: int) -> bool:
+    """Return whether a row is one of a sample of about every ``step``-th."""
+    return y // TOGETHER % step == 0
+
+
 @njit(cache=True, nogil=True)
 def fill_histogram(
     adu: Floats32,
     use: NDArray[np.uint8],
     scale: Floats32,
-    bounds: NDArray[np.int32],
     step: int,
     offset: float,
     gain: float,
@@ -32,20 +41,21 @@ def fill_histogram(
     inverse_width: float,
     scratch: Counts,
 ) -> None:
-    """Count the usable pixels of every ``step``-th row into the first `N_BINS` of ``scratch``; bin 0 begins at ``low``.
+    """Count the usable pixels of sampled rows (`is_sampled`) into the first `N_BINS` of ``scratch``; bin 0 is from ``low`` on.
 
-    Values are taken less ``offset``, and where ``gain`` is not 0 times ``gain * scale``.
+    Arrays are (slow, fast) of a rectangle. Values are taken less ``offset``, and where ``gain`` is not 0 times ``gain * scale``.
     """
-    p, y0, y1, x0, x1 = bounds
     zero, first, to_bins = np.float32(offset), np.float32(low), np.float32(inverse_width)
     last, norm = np.float32(N_BINS), np.float32(gain)
-    n = x1 - x0
+    n = adu.shape[1]
     scratch[: 4 * BANK] = 0
     bank0, bank1 = scratch[:BANK], scratch[BANK : 2 * BANK]
     bank2, bank3 = scratch[2 * BANK : 3 * BANK], scratch[3 * BANK : 4 * BANK]
     bins = scratch[4 * BANK :]
-    for y in range(y0, y1, step):
-        row, serves, inverse = adu[p, y][x0:x1], use[p, y][x0:x1], scale[p, y][x0:x1]
+    for y in range(adu.shape[0]):
+        if not is_sampled(y, step):
+            continue
+        row, serves, inverse = adu[y], use[y], scale[y]
         if norm > np.float32(0.0):
             for x in range(n):
                 t = ((row[x] - zero) * (inverse[x] * norm) - first) * to_bins

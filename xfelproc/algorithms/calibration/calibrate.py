@@ -14,10 +14,9 @@ from xfelproc.algorithms.calibration.common_mode import CommonMode, NoCommonMode
 from xfelproc.algorithms.calibration.constants import CalibrationConstants, check_shape, expand, full_map, stage_maps, with_groups
 from xfelproc.algorithms.calibration.gain import estimate_gain
 from xfelproc.algorithms.calibration.reasons import reasons_of
-from xfelproc.algorithms.calibration.stages import AutoStages, GainStages, apply_stages, stage_constants
+from xfelproc.algorithms.calibration.stages import AutoStages, GainStages, apply_stages, calibrate_raw, stage_constants
 from xfelproc.errors import DataError
-from xfelproc.kernels.calibration import calibrate_maps, calibrate_panels
-from xfelproc.kernels.calibration_groups import calibrate_map_groups
+from xfelproc.kernels.calibration import RawFrame, calibrate_panels
 from xfelproc.kernels.pixels import limits_bind, pixel_limits
 from xfelproc.models.calibration import DetectorConstants, StageCoding
 from xfelproc.models.conventions import MaskBit, energy_of, mask_bits
@@ -257,17 +256,28 @@ def _in_photons(frame: Frame, constants: CalibrationConstants, factor: float) ->
         lowest_pedestal = lowest_pedestal - groups.reach
     highest = _highest(frame.trusted[:, 1], lowest_pedestal, largest_inverse * np.float32(factor))
     ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
-    failed = 0
-    if groups is not None:
-        scale, single = constants.inverse_gain, np.float32(factor)
-        failed = calibrate_map_groups(frame.pixels, limits, constants.pedestal, scale, single, ceiling, *groups.arguments, out)
-    elif constants.inverse_gain.ndim == 1:
+    if constants.inverse_gain.ndim == 1:
         inverse = constants.inverse_gain * np.float32(factor)
         calibrate_panels(frame.pixels, limits, constants.pedestal, inverse, ceiling, out)
-    else:
-        calibrate_maps(
-            frame.pixels, limits, limits_bind(limits), constants.pedestal, constants.inverse_gain, np.float32(factor), ceiling, out
-        )
+        return replace(frame, pixels=out, trusted=_trusted(highest))
+    panels = len(limits)
+    raw = RawFrame(
+        pixels=frame.pixels,
+        codes=np.empty((0, 0, 0), dtype=np.uint8),
+        coded=False,
+        shift=0,
+        bits=False,
+        limits=limits,
+        limited=limits_bind(limits),
+        stages=np.zeros((panels, 1), dtype=np.int8),
+        saturated=np.empty((panels, 0, 2)),
+        largest=np.empty(panels),
+        pedestal=constants.pedestal[None],
+        inverse_gain=constants.inverse_gain[None],
+        factor=np.float32(factor),
+        ceiling=ceiling,
+    )
+    failed = calibrate_raw(raw, groups, out)
     return replace(frame, pixels=out, trusted=_trusted(highest), common_mode_failed=failed)
 
 

@@ -33,7 +33,8 @@ class CommonModeGroups(NamedTuple):
     ``bounds`` (group, 5): panel, first and last slow (half open), first and last fast. ``constants`` (group, 5): noise (ADU rms),
     gain (the inverse of the inverse gain's unit; inf: photons are not reckoned with), excess kurtosis of the noise,
     largest offset (ADU) and largest standard error (photons). ``use`` (panel, slow, fast) is 0 where a pixel may serve.
-    ``scratch`` is the length of the kernels' uint32 scratch.
+    ``scratch`` is the length of the kernels' uint32 scratch. ``maps`` are pedestal, inverse gain and ``use``, the pixels of one
+    group after the other: in this order they are read faster.
     """
 
     method: int
@@ -41,17 +42,18 @@ class CommonModeGroups(NamedTuple):
     constants: NDArray[np.float64]
     use: NDArray[np.uint8]
     scratch: int
+    maps: tuple[Floats32, Floats32, NDArray[np.uint8]] | None = None
 
     @property
     def reach(self) -> float:
         """Largest offset of a group, ADU."""
         return float(self.constants[:, 3].max(initial=0.0))
 
-    @property
-    def arguments(self) -> tuple[NDArray[np.int32], NDArray[np.uint8], int, NDArray[np.float64], NDArray[np.uint32]]:
-        """What `kernels.calibration_groups` takes before the result."""
-        scratch = np.empty(self.scratch, dtype=np.uint32)
-        return self.bounds, self.use, self.method, self.constants, scratch
+    def with_maps(self, pedestal: Floats32, inverse_gain: Floats32) -> CommonModeGroups:
+        """Return the groups with maps (panel, slow, fast) in their order."""
+        boxes = [(p, slice(y0, y1), slice(x0, x1)) for p, y0, y1, x0, x1 in self.bounds]
+        dark, scale, use = (np.concatenate([values[box].ravel() for box in boxes]) for values in (pedestal, inverse_gain, self.use))
+        return self._replace(maps=(dark, scale, use))
 
 
 class NoCommonMode(Algorithm):

@@ -131,12 +131,15 @@ def with_groups(
         )
     staged = constants.stages
     first = np.zeros(shape[0], dtype=np.int8) if staged is None else np.maximum(staged.table[:, 0], 0)
-    inverse = constants.inverse_gain if staged is None else np.stack([staged.inverse_gain[s, p] for p, s in enumerate(first)])
+    if staged is None:
+        pedestal, inverse = (expand(values, shape) for values in (constants.pedestal, constants.inverse_gain))
+    else:
+        pedestal, inverse = (np.stack([maps[s, p] for p, s in enumerate(first)]) for maps in (staged.pedestal, staged.inverse_gain))
     noise = None if calibration is None else calibration.noise
     told = "" if calibration is None else calibration.provenance.get("dark_frames_0", "")
     of_first = None if noise is None else np.stack([noise[min(s, len(noise) - 1), p] for p, s in enumerate(first)])
     groups = common_mode.prepare(constants.mask, of_first, inverse, int(told) if told.isdecimal() else None)
+    groups = groups.with_maps(pedestal, inverse)
     if staged is not None:
         return replace(constants, groups=groups)
-    pedestal, inverse = (expand(values, shape) for values in (constants.pedestal, constants.inverse_gain))
     return replace(constants, groups=groups, pedestal=pedestal, inverse_gain=inverse)

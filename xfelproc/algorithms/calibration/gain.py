@@ -137,13 +137,14 @@ def _subtract_common_mode(
     scratch = np.zeros(groups.scratch, dtype=np.uint32)
     failed = np.zeros(len(adu), dtype=np.bool_)
     method = METHODS["peak"] if gain is not None else FLANK
-    alike = np.ones_like(adu)
     for bounds, known in zip(groups.bounds, groups.constants, strict=True):
         p, y0, y1, x0, x1 = bounds
-        constants = np.array([known[0], np.inf if gain is None else gain[p], known[2], known[3], np.inf])
-        if gain is not None:
-            alike[p] = 1.0 / gain[p]
-        offset, error = group_offset(adu, groups.use, alike, bounds, method, constants, 1.0, scratch)
+        box = (p, slice(y0, y1), slice(x0, x1))
+        of_panel = np.inf if gain is None else gain[p]
+        constants = np.array([known[0], of_panel, known[2], known[3], np.inf])
+        alike = np.full((y1 - y0, x1 - x0), 1.0 if gain is None else 1.0 / of_panel, dtype=np.float32)
+        group, use = np.ascontiguousarray(adu[box]), np.ascontiguousarray(groups.use[box])
+        offset, error = group_offset(group, use, alike, method, constants, 1.0, scratch)
         failed[p] |= not np.isfinite(error)
-        adu[p, y0:y1, x0:x1] -= np.float32(offset)
+        adu[box] -= np.float32(offset)
     return failed

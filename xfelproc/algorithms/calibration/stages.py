@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field
 
 from xfelproc.algorithms.calibration.common_mode import CommonModeGroups
 from xfelproc.errors import DataError
-from xfelproc.kernels.calibration import calibrate_bits, calibrate_codes, codes_of_array
-from xfelproc.kernels.calibration_groups import calibrate_bit_groups, calibrate_code_groups
+from xfelproc.kernels.calibration import RawFrame, calibrate_frame, codes_of_array
+from xfelproc.kernels.calibration_groups import calibrate_groups
 from xfelproc.kernels.pixels import limits_bind, pixel_limits
 from xfelproc.models.calibration import MAX_STAGES, DetectorConstants, StageCoding
 from xfelproc.models.experiment import Detector
@@ -197,6 +197,16 @@ class StageConstants:
                     found[:, panel, stage] = dark.min(), dark.max(), scale.min(), scale.max()
         return found
 
+    def last_reading(self, limits: NDArray[Any]) -> NDArray[np.float64]:
+        """Return (panel,) the highest raw value that is a reading, whatever the code: all bits set are none.
+
+        ``limits`` are those of `pixel_limits`.
+        """
+        if self.coding.source == "bits":
+            return np.full(len(limits), float((self.table.shape[1] << self.coding.shift) - 2))
+        last: NDArray[np.float64] = limits[:, 2].astype(np.float64)
+        return last
+
     def highest(self, largest: NDArray[np.float64]) -> Floats32:
         """Return (panel,) a bound that no measurement exceeds, photons or keV; ``largest`` (panel,) is the highest raw value."""
         low, high, least, most = self._extremes
@@ -301,17 +311,30 @@ def apply_stages(
         end = np.inf if dtype.kind == "f" else float(np.iinfo(dtype).max)
         largest = np.minimum(trusted[:, 1], end)
     highest = constants.highest(largest) * np.float32(factor)
-    ceiling = np.nextafter(highest, np.float32(np.inf), dtype=np.float32)
-    limits, maps = pixel_limits(dtype, trusted), (constants.pedestal, constants.inverse_gain)
-    limited = limits_bind(limits, None if codes is not None else constants.value_mask)
-    common = (constants.table, constants.saturated, *maps, np.float32(factor), ceiling)
-    failed = 0
-    if groups is not None and codes is None:
-        failed = calibrate_bit_groups(frame.pixels, constants.coding.shift, limits, *common, *groups.arguments, out)
-    elif groups is not None and codes is not None:
-        failed = calibrate_code_groups(frame.pixels, codes, limits, *common, *groups.arguments, out)
-    elif codes is None:
-        calibrate_bits(frame.pixels, constants.coding.shift, limits, limited, *common, out)
-    else:
-        calibrate_codes(frame.pixels, codes, limits, limited, *common, out)
-    return highest, failed
+    limits = pixel_limits(dtype, trusted)
+    raw = RawFrame(
+        pixels=frame.pixels,
+        codes=frame.pixels if codes is None else codes,
+        coded=True,
+        shift=constants.coding.shift if codes is None else 0,
+        bits=codes is None,
+        limits=limits,
+        limited=limits_bind(limits, None if codes is not None else constants.value_mask),
+        stages=constants.table,
+        saturated=constants.saturated,
+        largest=constants.last_reading(limits),
+        pedestal=constants.pedestal,
+        inverse_gain=constants.inverse_gain,
+        factor=np.float32(factor),
+        ceiling=np.nextafter(highest, np.float32(np.inf), dtype=np.float32),
+    )
+    return highest, calibrate_raw(raw, groups, out)
+
+
+def calibrate_raw(raw: RawFrame, groups: CommonModeGroups | None, out: Floats32) -> int:
+    """Write a frame in photons, less the common mode of ``groups``; return how many of these have none that could be determined."""
+    if groups is None or groups.maps is None:
+        calibrate_frame(raw, out)
+        return 0
+    scratch = np.empty(groups.scratch, dtype=np.uint32)
+    return int(calibrate_groups(raw, groups.bounds, *groups.maps, groups.method, groups.constants, scratch, out))
