@@ -180,7 +180,9 @@ def _diverged(state: MetrologyState, what: str) -> MetrologyState:
 
 def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partial, loss: float, fall: float) -> MetrologyState:
     """Return the state with the step of the level; where that is below the tolerance, of the next level, or the end."""
-    scale, curvature = variance_scale(partial)
+    # under bounds that still change, and at coarse levels, residuals are errors of the geometry: the plain step is the safer one
+    newton = state.at + 1 == len(state.levels) and state.passes > _BOUND_PASSES
+    scale, curvature = variance_scale(partial, newton)
     normals = [curvature * unpacked(packed) for packed in partial["normal"]]
     gradients = partial["gradient"]
     normal, gradient = normals[0] + normals[1], gradients[0] + gradients[1]
@@ -236,17 +238,20 @@ def _stepped(settings: MetrologySettings, state: MetrologyState, frame: LevelFra
     return replace(state, detector=detector, step=moves, spread=solution.spreads, restraint=solution.restraint)
 
 
-def variance_scale(partial: Partial) -> tuple[float, float]:
+def variance_scale(partial: Partial, newton: bool) -> tuple[float, float]:
     """Return what to multiply the inverse of the loss's Hessian by, and the normal matrix to have that Hessian (Huber 1981, ch. 7).
 
     The covariance of an M-estimate is <ψ²>/<ψ'>² times the inverse of the unweighted information N₀; the Hessian is <ψ'> N₀, and
-    the normal matrix here, with weights of mean <w>, is <w> N₀. So these are <ψ²>/<ψ'> and <ψ'>/<w>.
+    the normal matrix here, with weights of mean <w>, is <w> N₀. So these are <ψ²>/<ψ'> and <ψ'>/<w>; without ``newton`` the
+    normal matrix stays as it is.
     """
     totals = partial["totals"].sum(axis=0)
     n = 2.0 * totals[10]
     square, weight, slope = totals[2] / n, totals[3] / n, totals[4] / n
     freedom = max(0.1, 1.0 - totals[8] / (3.0 * totals[10]))
     slope = max(slope, _LEAST_CURVATURE * weight)
+    if not newton:
+        return float(square * weight / slope**2 / freedom), 1.0
     return float(square / slope / freedom), float(slope / weight)
 
 
