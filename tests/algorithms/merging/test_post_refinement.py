@@ -94,3 +94,10 @@ def test_cells_are_refined_on_request(refined):
     assert np.corrcoef(result.models[0].strain[:, 0], 0.5 * (change[:, 0] + change[:, 1]))[0, 1] > 0.8
     assert truth_cc(given, result) > truth_cc(given, scaled(given))
     assert np.abs(scaled(given, refine_cell=True, cell_restraint=1e-7).models[0].strain).max() < 1e-6
+
+
+def test_lattices_of_another_structure_leave_by_themselves():
+    simulator = ObservationSimulator.of(d_min=2.6, outlier_lattices=0.1)
+    given = simulator, simulator.simulate(0, N)
+    result = scaled(given)
+    np.testing.assert_array_equal(result.models[0].used, ~given[1].crystals.outlier.astype(bool))

@@ -16,6 +16,9 @@ Arrays = dict[str, NDArray[Any]]
 N_FIXED = 6
 """Parameters of a lattice beside its strain: log scale, B, two rotations, two log widths."""
 
+WRONG_CC, WRONG_QUALITY = 0.3, 20.0
+"""Correlation below which and quality beyond which a lattice is none of this structure, or indexed wrongly."""
+
 
 class Reason(IntEnum):
     """Why a lattice is not merged."""
@@ -88,10 +91,11 @@ class LatticeModels:
         return replace(self, used=self.used & ~rows, reason=np.where(gone, np.uint8(reason), self.reason).astype(np.uint8))
 
     def judged(self, min_cc: float | None) -> LatticeModels:
-        """Return the models with the lattices left out that correlate less; those that do again come back."""
-        if min_cc is None:
-            return self
-        low = self.cc < min_cc  # NaN is not
+        """Return the models with the lattices left out that correlate less; those that do again come back.
+
+        None leaves out those that do not correlate although their counts would show it: they fit too badly for noise.
+        """
+        low = self.cc < min_cc if min_cc is not None else (self.cc < WRONG_CC) & (self.quality > WRONG_QUALITY)  # NaN is not
         back = (self.reason == Reason.CORRELATION) & ~low
         reason = np.where(back, np.uint8(Reason.USED), self.reason).astype(np.uint8)
         return replace(self, used=self.used | back, reason=reason).without(low, Reason.CORRELATION)

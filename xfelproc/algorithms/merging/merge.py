@@ -182,8 +182,9 @@ def _scaling_warnings(final: Final, settings: Merge) -> list[str]:
     if settings.scale and not final.state.converged:
         words.append(f"scaling did not converge in {settings.max_cycles} cycles: raise merge.max_cycles, or look at the scales")
     bad = final.n_lattices - final.n_used
-    if bad and settings.min_lattice_cc is not None:
-        words.append(f"{bad} lattices correlate to the others by less than {settings.min_lattice_cc}: left out")
+    if bad:
+        why = "" if settings.min_lattice_cc is None else f" by {settings.min_lattice_cc} or more"
+        words.append(f"{bad} lattices do not correlate to the others{why}, or have nothing to merge: left out")
     return words
 
 

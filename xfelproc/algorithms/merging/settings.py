@@ -74,7 +74,12 @@ class Merge(Parameters):
         ),
     ] = None
     min_lattice_cc: Annotated[
-        float | None, Field(ge=-1, le=1, description="lattices that correlate less to the others are left out; None: none is")
+        float | None,
+        Field(
+            ge=-1,
+            le=1,
+            description="lattices that correlate less to the others are left out; None: those plainly of another structure",
+        ),
     ] = None
     compare_to: Annotated[
         str | None,
