@@ -139,6 +139,7 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "merge.outlier_cut": (1.5, {}),
     "merge.error_intensity": (0.3, {}),
     "merge.error_partiality": (0.3, {}),
+    "merge.min_observations": (10**6, {}),
     "merge.min_lattice_cc": (0.99, {}),
     "merge.min_multiplicity": (3, {}),
     "merge.n_shells": (5, {}),
@@ -153,6 +154,7 @@ COMMON_MODE = (
     *(f".{m}.{k}" for m in ("median", "mode", "peak", "unbonded") for k in ("group", "max_offset", "max_error", "noise")),
 )
 TESTED_APART = {
+    "merge.max_cell_deviation": "tests/algorithms/merging/test_filters.py",
     **{
         f"calibrate.common_mode{key}": "tests/algorithms/calibration/test_common_mode.py"
         for key in (*COMMON_MODE, ".unbonded.pixels", ".unbonded.step")

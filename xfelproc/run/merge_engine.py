@@ -76,8 +76,8 @@ class Finished:
     def final(self) -> Final:
         """What the merged data are made of."""
         absences = Absences(int(self.survey["absences"][0]), float(self.survey["absences"][1]))
-        sums = {name: values for name, values in self.sums.items() if name != "n"}
-        return Final(self.state, sums, absences, int(self.sums["n"][1]), int(self.sums["n"][2]))
+        sums = {name: values for name, values in self.sums.items() if name not in ("n", "reasons")}
+        return Final(self.state, sums, absences, int(self.sums["n"][1]), int(self.sums["n"][2]), self.sums["reasons"])
 
     @cached_property
     def _first(self) -> list[int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begin_block, refine_block, start
+from xfelproc.algorithms.merging.filters import counts_by_reason, filtered
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
 from xfelproc.algorithms.merging.output import output_block
 from xfelproc.algorithms.merging.reference import Sums, add_sums
@@ -105,7 +106,7 @@ class Pass:
         if locator is not None:
             block = placed(job.read_columns(job.leaf(first), job.hash("leaf", first)), locator)
             write_columns(job.block(first), job.hash("block", first), block.arrays())
-            models = begin_block(block, state)
+            models = filtered(block, begin_block(block, state), state.unique.cell, job.settings)
         else:
             block = job.read_block(first)
             models = refine_block(block, job.read_models(self.number - 1, first), state)
@@ -158,7 +159,7 @@ class Output:
         known = {"A": block.A, "wavelength": block.wavelength, "used": lattices["used"]}
         write_columns(job.lattices(first), job.hash("lattices", first), known)
         counts = [sum(map(len, slices.values())), len(lattices), int(np.count_nonzero(lattices["used"]))]
-        return sums | {"n": np.array(counts)}
+        return sums | {"n": np.array(counts), "reasons": counts_by_reason(models.reason)}
 
     def _slices(self, table: UnmergedTable, locator: Locator) -> Partial:
         """Return the rows of the MTZ by bucket, in it by unique reflection and lattice."""

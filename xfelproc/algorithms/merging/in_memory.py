@@ -9,6 +9,7 @@ from functools import reduce
 import gemmi
 
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, advance, begin_block, refine_block, start
+from xfelproc.algorithms.merging.filters import filtered
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, LatticeFacts, UniqueReflections, keys_of, make_block
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.observations import Observations
@@ -31,7 +32,7 @@ def scale_blocks(
     blocks: Sequence[LatticeBlock], state: CycleState, watch: Callable[[CycleState], None] | None = None
 ) -> ScaledBlocks:
     """Return blocks scaled from a state of `cycle.start`; ``watch`` is called after each cycle."""
-    models = [begin_block(block, state) for block in blocks]
+    models = [filtered(block, begin_block(block, state), state.unique.cell, state.settings) for block in blocks]
     while True:
         parts: list[Sums] = [accumulate_block(b, m, state) for b, m in zip(blocks, models, strict=True)]
         state = advance(state, reduce(add_sums, parts))

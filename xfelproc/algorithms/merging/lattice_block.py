@@ -26,19 +26,20 @@ class UniqueReflections:
     """All unique reflections that were observed, sorted by h, k, l; a block's column ``group`` is a row here.
 
     ``hkl`` (n, 3) are indices in the asymmetric unit, ``inverse_d2`` (n,) is 1/d² (1/Å²) in the common cell, ``centric`` (n,)
-    tells which are their own Friedel mates.
+    tells which are their own Friedel mates; ``cell`` (6,) is the common cell, Å and degrees.
     """
 
     hkl: Indices
     inverse_d2: Floats
     centric: NDArray[np.bool_]
+    cell: Floats
 
     @classmethod
     def of(cls, keys: NDArray[np.int64], cell: Sequence[float], group: gemmi.SpaceGroup) -> UniqueReflections:
         """Return the list of packed indices (`reduction.pack`), in any order and with repeats, in a cell (Å, degrees)."""
         hkl = unpack(np.unique(keys))
         centric = np.asarray(group.operations().centric_flag_array(hkl), dtype=bool).reshape(-1)
-        return cls(hkl, inverse_d2(hkl, cell), centric)
+        return cls(hkl, inverse_d2(hkl, cell), centric, np.asarray(cell, dtype=np.float64))
 
     def __len__(self) -> int:
         return len(self.hkl)

@@ -28,8 +28,8 @@ class Reason(IntEnum):
     """Too few observations."""
     CORRELATION = 2
     """Correlates less to the others than asked for."""
-    FILTERED = 3
-    """Left out before merging."""
+    CELL = 3
+    """Another cell than the median one."""
 
 
 @dataclass(frozen=True)

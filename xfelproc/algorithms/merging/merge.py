@@ -12,8 +12,10 @@ from typing import Any
 
 import gemmi
 import numpy as np
+from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState
+from xfelproc.algorithms.merging.filters import counts_by_reason, filter_record, filter_warnings
 from xfelproc.algorithms.merging.final import merged_rows
 from xfelproc.algorithms.merging.in_memory import block_in_memory, scale_blocks
 from xfelproc.algorithms.merging.lattice_block import LatticeFacts
@@ -84,6 +86,8 @@ class Final:
     absences: Absences
     n_lattices: int
     n_used: int
+    reasons: NDArray[np.int64]
+    """Lattices by `lattice_models.Reason`."""
 
 
 def merge(
@@ -139,8 +143,9 @@ def merge_observations(
     absences = without_absences(observations, symmetry.group)[1]
     block, state = block_in_memory(observations, facts, unit_cell, symmetry.group, settings)
     scaled = scale_blocks([block], state)
+    reasons = counts_by_reason(scaled.models[0].reason)
     unmerged, lattices, sums = output_block(block, scaled.models[0], scaled.state)
-    final = Final(scaled.state, sums, absences, len(lattices), int(np.count_nonzero(lattices["used"])))
+    final = Final(scaled.state, sums, absences, len(lattices), int(np.count_nonzero(lattices["used"])), reasons)
     result = result_of(final, unit_cell, symmetry, settings)
     order = np.argsort(pack(unmerged["hkl_asu"]), kind="stable")
     return replace(result, lattices=lattices, unmerged=unmerged.select(order))
@@ -173,7 +178,7 @@ def result_of(final: Final, cell: Sequence[float], symmetry: Symmetry, settings:
         warnings=(*warnings, *_scaling_warnings(final, settings), *control_warnings(shells)),
         title=mtz_title(symmetry.proposal, symmetry.ambiguity),
         unmerged=UnmergedTable(0),
-        quality=quality_of(final.state, final.sums, shells),
+        quality=quality_of(final.state, final.sums, shells) | {"left_out": filter_record(final.reasons)},
     )
 
 
@@ -181,11 +186,10 @@ def _scaling_warnings(final: Final, settings: Merge) -> list[str]:
     words = []
     if settings.scale and not final.state.converged:
         words.append(f"scaling did not converge in {settings.max_cycles} cycles: raise merge.max_cycles, or look at the scales")
-    bad = final.n_lattices - final.n_used
-    if bad:
-        why = "" if settings.min_lattice_cc is None else f" by {settings.min_lattice_cc} or more"
-        words.append(f"{bad} lattices do not correlate to the others{why}, or have nothing to merge: left out")
-    return words
+    empty = final.n_lattices - final.n_used - int(final.reasons[1:].sum())
+    if empty > 0:
+        words.append(f"{empty} lattices have nothing to merge: left out")
+    return words + filter_warnings(final.reasons)
 
 
 def _statistics(

@@ -73,6 +73,13 @@ class Merge(Parameters):
             description="error of the partiality: it bears on the full intensity, so it tells against weak partials; None: fitted",
         ),
     ] = None
+    min_observations: Annotated[int, Field(ge=0, description="lattices with fewer observations are left out")] = 0
+    max_cell_deviation: Annotated[
+        float | None,
+        Field(
+            gt=0, description="lattices are left out whose cell lengths (relative) or angles (rad) are further from the median cell"
+        ),
+    ] = None
     min_lattice_cc: Annotated[
         float | None,
         Field(
