@@ -302,7 +302,8 @@ def main() -> int:
     parser.add_argument("--background", type=float, action="append", help="level of the background; default: the preset's")
     parser.add_argument("--write", action="store_true", help="write the page of the documentation")
     options = parser.parse_args()
-    texts, holds = [HEADER], True
+    made = f"{options.frames} frames with spots, as many without, {options.darks} dark frames of each stage.\n"
+    texts, holds = [HEADER, made], True
     for name in options.detector or ("cspad", "jungfrau"):
         report = measure(name, options.frames, options.darks, options.background or [None])
         texts.append(report.markdown())
