@@ -93,7 +93,9 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
     if not settings.fits_errors:
         quality = np.ones(len(models))
     new = replace(models.with_parameters(refined), cc=cc, n_used=n_used, quality=quality)
-    return new.judged(settings.min_lattice_cc) if state.cycle > 1 else new
+    # where partiality is not refined all lattices fit badly: that tells nothing of one
+    judged = settings.min_lattice_cc is not None or settings.refines_partiality
+    return new.judged(settings.min_lattice_cc) if judged and state.cycle > 1 else new
 
 
 def _priors(models: LatticeModels, state: CycleState) -> Priors:

@@ -203,4 +203,12 @@ def _statistics(
         d_max = settings.d_max or (1.0 + 1e-6) / np.sqrt(measured.min())
     possible = possible_reflections(cell, group, d_min, d_max)
     d = 1.0 / np.sqrt(inverse_d2(possible, cell))
-    return shell_statistics(merged, sums, d, shell_edges(d_min, max(d_max, 1.01 * d_min), settings.n_shells))
+    shells, overall = shell_statistics(merged, sums, d, shell_edges(d_min, max(d_max, 1.01 * d_min), settings.n_shells))
+    if settings.anomalous:
+        return shells, overall
+    return _without_anomalous(shells), _without_anomalous(overall)
+
+
+def _without_anomalous(shells: ShellTable) -> ShellTable:
+    nothing = np.full(len(shells), np.nan)
+    return shells.replace(anomalous_signal=nothing, bijvoet_ratio=nothing, n_bijvoet=np.zeros(len(shells)))
