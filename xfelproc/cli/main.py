@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from xfelproc.drivers.threads import pin_threads
 
 pin_threads()  # before numpy is imported by anything below
+
+_FIRST_SPEAKS = 10.0
+"""Seconds that a failing rank waits: launchers end all ranks with the first that fails, and only the first rank says why."""
 
 
 def main() -> None:
@@ -21,6 +25,8 @@ def main() -> None:
     if launch is not None and launch.rank > 0:  # what there is to say, the first rank says
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             code = _run()
+        if code:
+            time.sleep(_FIRST_SPEAKS)
     else:
         code = _run()
     mpi.finish(code)

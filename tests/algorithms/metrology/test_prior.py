@@ -63,7 +63,7 @@ def pulls(spreads: dict[int, tuple[float, ...]], rng: np.random.Generator) -> tu
 @pytest.mark.parametrize("spreads", [PANELS_ALONE, ALL_LEVELS], ids=["panels", "levels"])
 def test_errors_are_as_stated(spreads: dict[int, tuple[float, ...]]) -> None:
     few, many, apart, found = [], [], [], []
-    for seed in range(3):
+    for seed in range(8):
         _, n_spots, inside, halves, own = pulls(spreads, np.random.default_rng(seed))
         few.append(inside[n_spots < 50].ravel())
         many.append(inside[n_spots >= 50].ravel())

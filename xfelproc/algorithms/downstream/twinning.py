@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.algorithms.downstream.mean_intensity import Reflections
 from xfelproc.geometry.cells import metric_tensor
 from xfelproc.geometry.miller import Indices, find_space_group, holohedral_group, pack, to_asu
+
+if TYPE_CHECKING:  # its splines are for analyses: a run that begins needs none
+    from xfelproc.algorithms.downstream.mean_intensity import Reflections
 
 Floats = NDArray[np.float64]
 
