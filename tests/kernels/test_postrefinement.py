@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from xfelproc.algorithms.merging.strains import strain_shapes
 from xfelproc.geometry.cells import b_matrix
-from xfelproc.kernels import partiality, postrefinement, wilson_models
+from xfelproc.kernels import partiality, postrefinement, reference_sums, wilson_models
 
 KINDS = [partiality.GAUSSIAN, partiality.LORENTZIAN, partiality.OVERLAP]
 ERRORS = np.array([1.0, 1e-3, 1e-4, 0.0, 0.0])
@@ -113,7 +113,7 @@ def problem(kind, strains=2):
 def test_normal_equations_have_the_gradient_of_the_target(kind):
     observed, s2, intensity, shift, truth, _ = problem(kind)
     n, robust = len(intensity), 3.0
-    compared = postrefinement.Compared(s2.astype(np.float32), intensity, np.full(n, np.inf), np.full(n, 500.0))
+    compared = reference_sums.Compared(s2.astype(np.float32), intensity, np.full(n, np.inf), np.full(n, 500.0))
     prior, precision = truth + 0.01, np.full(len(truth), 2.0)
     p = truth + np.array([0.02, 0.5, 1e-5, 1e-5, 0.05, -0.05, 1e-5, 1e-5])
 
@@ -135,7 +135,7 @@ def test_normal_equations_have_the_gradient_of_the_target(kind):
 def test_a_lattice_is_refined_to_its_truth(kind):
     observed, s2, intensity, shift, truth, starts = problem(kind)
     n, size = len(intensity), len(truth)
-    means = postrefinement.Means(intensity, np.full(n, 1e6), np.ones(n), intensity, np.full(n, -36.0), s2, np.full(n, 2000.0))
+    means = reference_sums.Means(intensity, np.full(n, 1e6), np.ones(n), intensity, np.full(n, -36.0), s2, np.full(n, 2000.0))
     precision = 1 / np.array([0.5, 10.0, 3e-4, 3e-4, 0.5, 0.5, 2e-3, 2e-3]) ** 2
     begin = np.array([[0.0, 0.0, 0.0, 0.0, np.log(4.6e-4), np.log(4e-4), 0.0, 0.0]])
     priors = postrefinement.Priors(begin.copy(), precision, np.ones(size, dtype=bool))
@@ -181,9 +181,9 @@ def test_a_lattice_is_compared_to_the_others_alone():
     weight = rest_weight + own
     mean = (rest_weight * rest_mean + own * observed.intensity) / weight
     errors = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
-    means = postrefinement.Means(mean, weight, np.ones(n), mean, np.full(n, -36.0), np.zeros(n), np.full(n, 10.0))
-    compared = postrefinement.Compared(np.zeros(n, dtype=np.float32), np.zeros(n), np.zeros(n), np.zeros(n))
-    share = postrefinement.others(observed, full, part, means, errors, 1.0, 0.05, True, compared)
+    means = reference_sums.Means(mean, weight, np.ones(n), mean, np.full(n, -36.0), np.zeros(n), np.full(n, 10.0))
+    compared = reference_sums.Compared(np.zeros(n, dtype=np.float32), np.zeros(n), np.zeros(n), np.zeros(n))
+    share = reference_sums.others(observed, full, part, means, errors, 1.0, 0.05, True, compared)
     np.testing.assert_allclose(compared.mean, rest_mean, atol=1e-9)
     np.testing.assert_allclose(compared.weight, rest_weight, atol=1e-12)
     assert share == pytest.approx(np.mean(own / weight))

@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from xfelproc.kernels.error_model import mixed
-from xfelproc.kernels.postrefinement import own_variance
+from xfelproc.kernels.reference_sums import own_variance
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]

@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from xfelproc.kernels.geometry import mean_path
+from xfelproc.kernels.prediction import point_change
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -123,17 +124,7 @@ def local_rows(
     e0 = k * (spot[2] * ray[3] + spot[3] * ray[4] + spot[4] * ray[5])
     e1 = k * (spot[5] * ray[3] + spot[6] * ray[4] + spot[7] * ray[5])
     for j in range(3 + n_strain):
-        if j == 0:
-            x, y, z = 0.0, -q[2], q[1]
-        elif j == 1:
-            x, y, z = q[2], 0.0, -q[0]
-        elif j == 2:
-            x, y, z = -q[1], q[0], 0.0
-        else:
-            s = strain[j - 3]
-            x = s[0, 0] * h[0] + s[0, 1] * h[1] + s[0, 2] * h[2]
-            y = s[1, 0] * h[0] + s[1, 1] * h[1] + s[1, 2] * h[2]
-            z = s[2, 0] * h[0] + s[2, 1] * h[1] + s[2, 2] * h[2]
+        x, y, z = point_change(j, q, h, strain)
         radial = ray[9] * x + ray[10] * y + ray[11] * z
         sideways = ray[3] * x + ray[4] * y + ray[5] * z
         rows[0, j] = t0 * radial + e0 * sideways

@@ -234,6 +234,23 @@ def _predict_one(
 
 
 @njit(cache=True, nogil=True)
+def point_change(j: int, q: Floats, h: Indices, strain: Floats) -> tuple[float, float, float]:
+    """Return the change of a lattice point q of index h by turn j about x, y, z, or by strain j - 3 of the matrix A."""
+    if j == 0:
+        return 0.0, -q[2], q[1]
+    if j == 1:
+        return q[2], 0.0, -q[0]
+    if j == 2:
+        return -q[1], q[0], 0.0
+    e = strain[j - 3]
+    return (
+        e[0, 0] * h[0] + e[0, 1] * h[1] + e[0, 2] * h[2],
+        e[1, 0] * h[0] + e[1, 1] * h[1] + e[1, 2] * h[2],
+        e[2, 0] * h[0] + e[2, 1] * h[1] + e[2, 2] * h[2],
+    )
+
+
+@njit(cache=True, nogil=True)
 def still_jacobian(
     a: Floats,
     strain: Floats,
@@ -273,17 +290,7 @@ def still_jacobian(
     _geometry_jacobian(g, unit, norm, n_shift, pivot, 3 + k, out)
     gx, gy, gz, hx, hy, hz = out[0, 0], out[0, 1], out[0, 2], out[1, 0], out[1, 1], out[1, 2]
     for j in range(3 + k):
-        if j == 0:
-            x, y, z = 0.0, -q[2], q[1]
-        elif j == 1:
-            x, y, z = q[2], 0.0, -q[0]
-        elif j == 2:
-            x, y, z = -q[1], q[0], 0.0
-        else:
-            e = strain[j - 3]
-            x = e[0, 0] * h[0] + e[0, 1] * h[1] + e[0, 2] * h[2]
-            y = e[1, 0] * h[0] + e[1, 1] * h[1] + e[1, 2] * h[2]
-            z = e[2, 0] * h[0] + e[2, 1] * h[1] + e[2, 2] * h[2]
+        x, y, z = point_change(j, q, h, strain)
         change = n[0] * x + n[1] * y + n[2] * z
         x -= change * v[0]
         y -= change * v[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class FoundShards:
         stage = stages.pop() if len(stages) == 1 else tuple(given.stage for given in self.inputs)
         return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs))
 
+    @property
+    def offered(self) -> Offered:
+        """What the shards hold, by shard."""
+        return Offered(np.array(self.reflections, dtype=np.int64), np.array(self.lattices, dtype=np.int64))
+
 
 def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, group: MergingGroup) -> str:
     """Return the hash of what a merging depends on: files of equal lineage need not be made again."""
@@ -149,14 +154,21 @@ def merge_inputs(
     lineage = merge_lineage(gathering, shards, settings, group)
     job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE)
 
-    size = gathering.execution.bucket_size or LEAF_SIZE
-    offered = Offered(np.array(shards.reflections, dtype=np.int64), np.array(shards.lattices, dtype=np.int64))
-
     def attempt() -> dict[str, Any] | None:
         indexing = resolved_indexing(gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output)
-        finished = Engine(gathering, job, indexing.blocks, offered, size).run()
+        size = gathering.execution.bucket_size or LEAF_SIZE
+        finished = Engine(gathering, job, indexing.blocks, shards.offered, size).run()
         return None if finished is None else _write(finished, settings, group, indexing, output, bandwidth, notes)
 
+    record = _made_again_if_damaged(gathering, job, attempt)
+    if record is not None:
+        write_table_one(record, [(given.run, given.stage, given.n_units) for given in shards.inputs], output)
+    return record
+
+
+def _made_again_if_damaged(
+    gathering: Gathering, job: MergeJob, attempt: Callable[[], dict[str, Any] | None]
+) -> dict[str, Any] | None:
     try:
         record = attempt()
     except DamagedPartError as error:
@@ -165,8 +177,6 @@ def merge_inputs(
         record = attempt()
     shutil.rmtree(job.folder, ignore_errors=True)
     forget(gathering)
-    if record is not None:
-        write_table_one(record, [(given.run, given.stage, given.n_units) for given in shards.inputs], output)
     return record
 
 

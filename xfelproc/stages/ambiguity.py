@@ -96,7 +96,7 @@ class Resolve:
         (arrays,) = blocks
         sample, job = LatticeSample.from_arrays(arrays), self.job
         observations = sample.observations()
-        beginning = begin(Sample.of(observations, sample.priority), 1, find_space_group(job.space_group), job.settings)
+        beginning = begin(Sample.of(observations, sample.priority), job.settings)
         data = normalized(observations, beginning, job.settings, job.settings.ambiguity.d_min)
         reference = None if self.reference is None else mean_from(read_node(self.reference)[1])
         found = resolve(data, self.among, job.settings.ambiguity, reference)

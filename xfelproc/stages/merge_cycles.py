@@ -45,7 +45,7 @@ class Begin:
         (survey,) = blocks
         job = self.job
         unique = UniqueReflections.of(survey["keys"], np.median(survey["cells"], axis=0).tolist(), job.group)
-        return start(unique, begin(Sample.from_arrays(survey), 1, job.group, job.settings), job.settings, job.group).arrays()
+        return start(unique, begin(Sample.from_arrays(survey), job.settings), job.settings, job.group).arrays()
 
 
 @dataclass(frozen=True)

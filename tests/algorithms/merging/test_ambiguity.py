@@ -31,7 +31,7 @@ def prepared(group: str, *, merge: Merge = MERGE, **options: Any) -> tuple[Setti
 
 def beginning(drawn: Drawn, group: str, merge: Merge) -> Beginning:
     sample = Sample.of(drawn.observations, priorities(0, drawn.observations.n_lattices))
-    return begin(sample, 1, gemmi.SpaceGroup(group), merge)
+    return begin(sample, merge)
 
 
 def right(settings: Settings, drawn: Drawn, found: Resolution) -> np.ndarray:
@@ -225,7 +225,7 @@ def test_mean_of_normalised_intensities_is_one_at_any_resolution() -> None:
     found = ObservationSimulator.of(space_group="P 4", reach=1.5, mosaicity=2e-3, d_min=3.0).simulate(0, 150)
     observations = corrected(found.table(), found.crystals.half)
     sample = Sample.of(observations, priorities(0, 150))
-    data = normalized(observations, begin(sample, 1, gemmi.SpaceGroup("P 4"), PARTIAL), PARTIAL)
+    data = normalized(observations, begin(sample, PARTIAL), PARTIAL)
     cell = gemmi.UnitCell(79.1, 79.1, 38.0, 90.0, 90.0, 90.0)
     order = np.argsort(cell.calculate_1_d2_array(data.hkl))
     for part in np.array_split(order[len(order) // 20 :], 6):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from tests.algorithms.merging.synthetic import observe
 from xfelproc.algorithms.merging import Merge, Observations, prepare, sample
 from xfelproc.algorithms.merging.partiality import observed_variance, resolution_bins
-from xfelproc.algorithms.merging.reduction import find_space_group, pack, to_asu
+from xfelproc.algorithms.merging.reduction import find_space_group
 from xfelproc.algorithms.merging.sample import Beginning, Sample, begin, priorities, starting_scales, with_partiality
 from xfelproc.kernels.scaling import wilson_scales
 
@@ -49,7 +47,7 @@ def test_arrays_come_back(parts: list[Observations]) -> None:
     one = Sample.of(parts[0], priorities(3, 5))
     back = Sample.from_arrays(one.arrays())
     assert {n: v.tobytes() for n, v in back.arrays().items()} == {n: v.tobytes() for n, v in one.arrays().items()}
-    beginning = begin(one, 3, GROUP, Merge())
+    beginning = begin(one, Merge())
     again = Beginning.from_arrays(beginning.arrays())
     assert all(np.array_equal(v, again.arrays()[n]) for n, v in beginning.arrays().items())
 
@@ -58,7 +56,7 @@ def test_starting_scales_are_wilsons(parts: list[Observations]) -> None:
     """Where the sample is all there is, lattices taken by parts get the scales that all together would."""
     whole = sample.concatenate(parts)
     merge = Merge()
-    beginning = begin(Sample.of(whole, priorities(0, 30)), 1, GROUP, merge)
+    beginning = begin(Sample.of(whole, priorities(0, 30)), merge)
     kept, partiality = with_partiality(whole, beginning.widths, merge)
     bins = resolution_bins(kept.inverse_d2, 12)
     height = partiality * sample.peak_height(kept.inverse_d2, beginning.widths)
@@ -68,21 +66,8 @@ def test_starting_scales_are_wilsons(parts: list[Observations]) -> None:
     assert beginning.shell_means.tobytes() == means.tobytes()
 
 
-def test_buckets_are_ranges_of_about_one_size(parts: list[Observations]) -> None:
-    whole = sample.concatenate(parts)
-    beginning = begin(Sample.of(whole, priorities(0, 30)), 7, GROUP, Merge())
-    keys = np.sort(pack(to_asu(whole.hkl, GROUP)[0]))
-    bucket = beginning.bucket(keys)
-    assert np.all(np.diff(bucket) >= 0)
-    sizes = np.bincount(bucket, minlength=7)
-    assert len(sizes) == beginning.n_buckets == 7
-    assert sizes.min() > 0.7 * len(keys) / 7
-    for first, last in itertools.pairwise(keys):
-        assert first != last or beginning.bucket(np.array([first])) == beginning.bucket(np.array([last]))
-
-
 def test_nothing_to_sample() -> None:
     nothing = Sample.of(sample.concatenate([]), np.zeros(0, dtype=np.uint64))
-    beginning = begin(nothing, 5, GROUP, Merge())
-    assert beginning.n_buckets == 1
+    beginning = begin(nothing, Merge())
+    assert beginning.typical_scale == 1.0
     assert nothing.with_more(nothing).priority.tolist() == []

@@ -18,7 +18,7 @@ from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.lattice_refinement import begin_block, factors, observed_of, refine_block, smallest_partiality
 from xfelproc.algorithms.merging.reference import Sums
-from xfelproc.kernels.postrefinement import add_block
+from xfelproc.kernels.reference_sums import add_block
 
 __all__ = ["CycleState", "accumulate_block", "advance", "begin_block", "factors", "refine_block", "start"]
 

@@ -48,6 +48,6 @@ def block_in_memory(
 ) -> tuple[LatticeBlock, CycleState]:
     """Return observations as one block, systematic absences left out, and the state to start from."""
     observations, _ = without_absences(observations, group)
-    beginning = begin(Sample.of(observations, priorities(0, observations.n_lattices)), 1, group, settings)
+    beginning = begin(Sample.of(observations, priorities(0, observations.n_lattices)), settings)
     unique = UniqueReflections.of(keys_of(observations.hkl, group)[0], cell, group)
     return make_block(observations, facts, unique, group), start(unique, beginning, settings, group)

@@ -14,8 +14,9 @@ from xfelproc.algorithms.merging.reference import Floats
 from xfelproc.algorithms.merging.sample import SMALLEST_PARTIALITY
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.kernels.partiality import FULL, GAUSSIAN, GIVEN, LORENTZIAN, OVERLAP, Observed, block_derivatives, block_factors
-from xfelproc.kernels.postrefinement import Means, Priors
+from xfelproc.kernels.postrefinement import Priors
 from xfelproc.kernels.postrefinement import refine_block as refine_lattices
+from xfelproc.kernels.reference_sums import Means
 from xfelproc.kernels.wilson_models import fit_block
 
 KINDS = {"gaussian": GAUSSIAN, "lorentzian": LORENTZIAN, "overlap": OVERLAP, "model": GIVEN, "unity": FULL}

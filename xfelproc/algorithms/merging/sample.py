@@ -1,4 +1,4 @@
-"""A sample of whole lattices, and what is learnt from it: widths, Wilson's start, and bounds of buckets.
+"""A sample of whole lattices, and what is learnt from it: widths and Wilson's start.
 
 Lattices are taken by a priority that is a hash of where they stand in the run, so that the sample of all shards is made of
 the samples of parts of them, whatever the parts. Of a run of no more than 60 000 observations it is all of them.
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +22,7 @@ from xfelproc.algorithms.merging.partiality import (
     resolution_bins,
     volume_limits,
 )
-from xfelproc.algorithms.merging.reduction import mix, pack, to_asu
+from xfelproc.algorithms.merging.reduction import mix
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.kernels.scaling import replay_scales, wilson_history
 
@@ -106,7 +105,7 @@ class Beginning:
 
     ``widths`` are w0 (1/Å) and w1 of partiality; ``limits`` (1/Å³) bound the shells of Wilson's statistics, ``shell_means`` are
     the mean intensities in them, ``means`` (rounds, shells) and ``typical`` (rounds,) how they came about, see
-    `kernels.scaling.wilson_history`; ``bounds`` (buckets - 1,) are the first packed indices of all buckets but the first.
+    `kernels.scaling.wilson_history`.
     """
 
     widths: Floats
@@ -114,17 +113,11 @@ class Beginning:
     shell_means: Floats
     means: Floats
     typical: Floats
-    bounds: NDArray[np.int64]
 
     @property
     def typical_scale(self) -> float:
         """Scale of the usual lattice, to which the shell means belong."""
         return float(self.typical[-1]) if len(self.typical) else 1.0
-
-    @property
-    def n_buckets(self) -> int:
-        """Number of buckets."""
-        return len(self.bounds) + 1
 
     def arrays(self) -> Arrays:
         """Return it as named arrays; `from_arrays` takes them back."""
@@ -135,16 +128,12 @@ class Beginning:
         """Return what `arrays` came from."""
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
-    def bucket(self, key: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the bucket of each packed index in the asymmetric unit."""
-        return np.searchsorted(self.bounds, key, side="right").astype(np.int64)
-
     def shells(self, inverse_d2: Floats) -> NDArray[np.int64]:
         """Return the shell of each observation."""
         return resolution_bins(inverse_d2, SHELLS, (float(self.limits[0]), float(self.limits[1])))
 
 
-def begin(sample: Sample, n_buckets: int, group: gemmi.SpaceGroup, settings: Merge) -> Beginning:
+def begin(sample: Sample, settings: Merge) -> Beginning:
     """Return what the sample says."""
     observations = sample.observations
     widths = np.array(fit_common_width(observations) if settings.fits_width else (np.nan, np.nan))
@@ -161,9 +150,7 @@ def begin(sample: Sample, n_buckets: int, group: gemmi.SpaceGroup, settings: Mer
         SHELLS,
         ROUNDS,
     )
-    keys = np.sort(pack(to_asu(kept.hkl, group)[0]))
-    bounds = keys[[len(keys) * k // n_buckets for k in range(1, n_buckets)]] if len(keys) else keys
-    return Beginning(widths, np.array(limits), shell_means, means, typical, np.unique(bounds))
+    return Beginning(widths, np.array(limits), shell_means, means, typical)
 
 
 def partialities(observations: Observations, widths: Floats, settings: Merge) -> Floats:

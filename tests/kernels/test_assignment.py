@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from xfelproc.geometry.cells import b_matrix
-from xfelproc.kernels.refinement import assign_indices, keep_nearest
+from xfelproc.kernels.assignment import assign_indices, keep_nearest
 
 
 def test_assignment_and_duplicates() -> None:
