@@ -69,5 +69,5 @@ def test_starting_scales_are_wilsons(parts: list[Observations]) -> None:
 def test_nothing_to_sample() -> None:
     nothing = Sample.of(sample.concatenate([]), np.zeros(0, dtype=np.uint64))
     beginning = begin(nothing, Merge())
-    assert beginning.typical_scale == 1.0
+    assert beginning.limits.tolist() == [0.0, 0.0]
     assert nothing.with_more(nothing).priority.tolist() == []
