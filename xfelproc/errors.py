@@ -41,6 +41,10 @@ class DataError(XfelprocError, ValueError):
         return f"{where}: {self.message}"
 
 
+class NothingLeftError(DataError):
+    """All data were left out by what the job asks for; says what took how many."""
+
+
 class DamagedPartError(DataError):
     """A file that a run made for itself, on the way to its results, is missing or damaged: it can be made again."""
 

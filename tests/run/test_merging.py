@@ -12,7 +12,7 @@ import pytest
 
 from tests.run.synthetic_shards import gathering, make_shards
 from xfelproc.algorithms.merging import Merge
-from xfelproc.errors import ConfigError, DamagedPartError
+from xfelproc.errors import ConfigError, DamagedPartError, NothingLeftError
 from xfelproc.io.columns import write_columns
 from xfelproc.run.journal import read_journal
 from xfelproc.run.loop import Interrupted
@@ -140,10 +140,22 @@ def test_a_larger_run_than_the_sample(tmp_path: Path) -> None:
     assert_close(merged(tmp_path / "a", [run]), merged(tmp_path / "b", [run], bucket_size=30_000), tmp_path)
 
 
-@pytest.mark.parametrize("bucket_size", [None, 1000])
-def test_nothing_to_merge(tmp_path: Path, bucket_size: int | None) -> None:
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Merge(d_max=1.0), "of the observations, 2,000 are flagged by integration, or beyond the resolution limits"),
+        (Merge(exclude_panels=(0,)), r"of the observations, 2,000 are on panels left out \(merge.exclude_panels\)"),
+        (
+            Merge(min_observations=150, energy_range=(9000.0, 9500.0), exclude_panels=(7,)),
+            r"none of 10 lattices is left; of the lattices, 10 have another photon energy \(merge.energy_range",
+        ),
+    ],
+)
+def test_filters_that_leave_nothing_say_so(tmp_path: Path, settings: Merge, words: str) -> None:
     run = make_shards(tmp_path / "run", 10, 200, 5)
-    assert merged(tmp_path / "out", [run], Merge(d_max=1.0), bucket_size=bucket_size) == {}
+    with pytest.raises(NothingLeftError, match=words):
+        merged(tmp_path / "out", [run], settings)
+    assert not (tmp_path / "out" / "gather" / "merge").exists()
 
 
 def test_missing_unit(run: MergeInput) -> None:

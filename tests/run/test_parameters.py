@@ -154,7 +154,13 @@ COMMON_MODE = (
     *(f".{m}.{k}" for m in ("median", "mode", "peak", "unbonded") for k in ("group", "max_offset", "max_error", "noise")),
 )
 TESTED_APART = {
-    "merge.max_cell_deviation": "tests/algorithms/merging/test_filters.py",
+    **{
+        f"merge.{name}": "tests/algorithms/merging/test_filters.py"
+        for name in (
+            *("max_cell_deviation", "max_cell_mahalanobis", "energy_range", "max_energy_deviation"),
+            *("exclude_panels", "panel_edge", "significance"),
+        )
+    },
     **{
         f"calibrate.common_mode{key}": "tests/algorithms/calibration/test_common_mode.py"
         for key in (*COMMON_MODE, ".unbonded.pixels", ".unbonded.step")

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState, advance
+from xfelproc.algorithms.merging.filters import Consensus, nothing_left
 from xfelproc.algorithms.merging.merge import Final
 from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.algorithms.merging.sample import MAX_OBSERVATIONS
 from xfelproc.algorithms.merging.symmetry_notes import Absences
-from xfelproc.errors import DataError
+from xfelproc.errors import DataError, NothingLeftError
 from xfelproc.io.columns import ColumnFile
 from xfelproc.io.exchange.mtz import BatchModel
 from xfelproc.io.exchange.mtz_pieces import Rows
@@ -37,7 +38,7 @@ FEWEST_SUMS = 8
 observations of it, unless the parts would be too few to share the work."""
 CANDIDATES = 8
 """Times more lattices than the samples need are looked at: some have nothing to offer."""
-SURVEYED = ("first", "n_lattices", "n_observations", "absences", "wavelength", "counts", "cells")
+SURVEYED = ("first", "n_lattices", "n_observations", "absences", "wavelength", "counts", "cells", "wavelengths", "lost")
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,30 @@ class Engine:
     leaf_size: int = LEAF_SIZE
 
     def run(self) -> Finished | None:
-        """Return the end; None if no lattice has a usable observation."""
+        """Return the end; None if there are no lattices.
+
+        Raises
+        ------
+        NothingLeftError
+            If all lattices, or all of their observations, are left out.
+        """
         job, gathering = self.job, self.gathering
         root = self._leaves()
         survey = read_node(root, SURVEYED)[1]
         counts = survey.pop("counts")
         if not len(counts):
+            self._nothing_left(survey, np.zeros(0, dtype=np.int64))
             return None
-        survey["cell"] = np.median(survey.pop("cells"), axis=0)
+        consensus = Consensus.of(survey.pop("cells"), survey.pop("wavelengths"), job.space_group)
+        survey["cell"] = consensus.cell
         (begin,) = gathering.update(Begin(job), f"{STAGE}/begin", 0, Nodes((root,)), (0, 1))
         blocks, parts = LeafNumbers(job, tuple(survey["first"].tolist())), self._parts(survey["n_observations"], len(counts))
         start = CycleState.from_arrays(read_partial(begin), job.settings)
         number, state = self._known() or (0, start)
         while not state.finished:
-            sums = self._pass(number, state, blocks, parts)
+            sums = self._pass(number, state, consensus, blocks, parts)
+            if not sums["n_used"][0]:
+                self._nothing_left(survey, sums["reasons"])
             state, number = advance(state, sums), number + 1
         path = self._write_state(number, state)
         before = np.concatenate([[0], np.cumsum(survey["n_lattices"])]).tolist()
@@ -158,9 +169,14 @@ class Engine:
         """Return the bounds of buckets of unique reflections: of as many rows as a leaf, about."""
         return cut_leaves(counts, self.leaf_size)
 
-    def _pass(self, number: int, state: CycleState, blocks: LeafNumbers, parts: tuple[int, ...]) -> Sums:
+    def _nothing_left(self, survey: Partial, reasons: NDArray[np.int64]) -> None:
+        n_lattices = int(survey["n_lattices"].sum())
+        if n_lattices:
+            raise NothingLeftError(nothing_left(n_lattices, reasons, survey["lost"]))
+
+    def _pass(self, number: int, state: CycleState, consensus: Consensus, blocks: LeafNumbers, parts: tuple[int, ...]) -> Sums:
         path = self._write_state(number, state)
-        sums = read_partial(self.gathering.fold(Pass(self.job, path, number), f"{STAGE}/pass", number, blocks, parts))
+        sums = read_partial(self.gathering.fold(Pass(self.job, path, number, consensus), f"{STAGE}/pass", number, blocks, parts))
         # what this pass was made of is needed no more: pass 0 makes blocks of leaves, pass n models of those of n - 1
         shutil.rmtree(
             self.job.folder / "observations" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from xfelproc.algorithms.merging.merge import MergeResult, Symmetry, result_of
+from xfelproc.algorithms.merging.panels import PanelLimits
 from xfelproc.algorithms.merging.settings import Merge
-from xfelproc.errors import ConfigError, DamagedPartError
+from xfelproc.errors import ConfigError, DamagedPartError, NothingLeftError
 from xfelproc.io.atomic import write_pieces
 from xfelproc.io.exchange.mtz import MtzHeader
 from xfelproc.io.exchange.mtz_pieces import unmerged_pieces
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
+from xfelproc.models.experiment import Detector
 from xfelproc.models.tables import ShellTable
 from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing
 from xfelproc.run.comparison import compared
@@ -109,6 +111,7 @@ def merge_inputs(
     output: Path,
     bandwidth: float = 0.0,
     notes: Sequence[str] = (),
+    detector: Detector | None = None,
 ) -> dict[str, Any] | None:
     """Merge the shards of runs into ``merged.mtz`` and ``unmerged.mtz``.
 
@@ -136,23 +139,28 @@ def merge_inputs(
         Relative, for the batch headers.
     notes
         What the files' history says before the warnings of merging.
+    detector
+        Of all runs: needed where panels are left out by name, or their edges.
 
     Returns
     -------
     dict[str, Any] | None
         What ``merge.json`` says: cell, symmetry, warnings, numbers, statistics by shell, and what `run.downstream` adds. None, and
-        no files, if no lattice has a usable observation.
+        no files, if there are no lattices.
 
     Raises
     ------
     DataError
-        If a shard is damaged, or nothing is left after all cuts; a part of the merging that is damaged is made again, with all
+        If a shard is damaged; a part of the merging that is damaged is made again, with all
         others, once.
+    NothingLeftError
+        If the settings leave out all lattices or observations.
     OutputError
         If something cannot be written; what is done is kept for the next attempt.
     """
     lineage = merge_lineage(gathering, shards, settings, group)
-    job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE)
+    panels = PanelLimits.of(settings, detector)
+    job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE, panels)
 
     def attempt() -> dict[str, Any] | None:
         indexing = resolved_indexing(gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output)
@@ -170,14 +178,22 @@ def _made_again_if_damaged(
     gathering: Gathering, job: MergeJob, attempt: Callable[[], dict[str, Any] | None]
 ) -> dict[str, Any] | None:
     try:
-        record = attempt()
-    except DamagedPartError as error:
-        gathering.on_event("made_again", {"what": STAGE, "why": str(error)})
-        shutil.rmtree(job.folder)
-        record = attempt()
+        try:
+            record = attempt()
+        except DamagedPartError as error:
+            gathering.on_event("made_again", {"what": STAGE, "why": str(error)})
+            shutil.rmtree(job.folder)
+            record = attempt()
+    except NothingLeftError:
+        _forget(gathering, job)
+        raise
+    _forget(gathering, job)
+    return record
+
+
+def _forget(gathering: Gathering, job: MergeJob) -> None:
     shutil.rmtree(job.folder, ignore_errors=True)
     forget(gathering)
-    return record
 
 
 def _write(

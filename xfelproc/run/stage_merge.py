@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xfelproc.algorithms.merging import Merge
+from xfelproc.errors import NothingLeftError
 from xfelproc.run.distance import distance_warnings
 from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage
 from xfelproc.run.session import Session
 from xfelproc.run.target import merging_group
 
 RECORD = "merge.json"
+NO_LATTICE = "nothing to merge: no frame gave an integrated lattice; the report and 'xfelproc status' tell why frames failed"
 
 
 def run_stage(session: Session) -> None:
@@ -25,19 +27,23 @@ def run_stage(session: Session) -> None:
     if record is not None and record["lineage"] == lineage and (record["empty"] or all(f.is_file() for f in files)):
         session.warnings += record["warnings"]
         return
-    notes, bandwidth = distance_warnings(session.directory), session.experiment.beam.bandwidth
-    found = merge_inputs(gathering, shards, settings, group, session.directory.merged, bandwidth, notes)
+    notes, models = distance_warnings(session.directory), session.experiment
+    output, bandwidth = session.directory.merged, models.beam.bandwidth
+    try:
+        found = merge_inputs(gathering, shards, settings, group, output, bandwidth, notes, models.detector)
+    except NothingLeftError as error:
+        _nothing(session, lineage, files, str(error))
+        return
     if found is None:
-        _nothing(session, lineage, files)
+        _nothing(session, lineage, files, NO_LATTICE)
         return
     session.directory.write_json(RECORD, {"lineage": lineage, "empty": False, **found})
     for text in found["warnings"]:
         session.warn(text)
 
 
-def _nothing(session: Session, lineage: str, files: Sequence[Path]) -> None:
+def _nothing(session: Session, lineage: str, files: Sequence[Path], text: str) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-    text = "nothing to merge: no frame gave an integrated lattice; the report and 'xfelproc status' tell why frames failed"
     session.warn(text)
     session.directory.write_json(RECORD, {"lineage": lineage, "empty": True, "warnings": [text], "shells": [], "overall": {}})

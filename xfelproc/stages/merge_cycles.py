@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begin_block, refine_block, start
-from xfelproc.algorithms.merging.filters import counts_by_reason, filtered
+from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, filtered
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
 from xfelproc.algorithms.merging.output import output_block
 from xfelproc.algorithms.merging.reference import Sums, add_sums
@@ -69,12 +69,13 @@ class Pass:
     """One pass over the leaves, each given by the number of its first shard.
 
     Pass 0 finds the unique reflection of each observation and begins the models of the lattices; ``state`` is where the state
-    before this pass is, ``number`` its own.
+    before this pass is, ``number`` its own. ``consensus`` is what lattices are compared to before they are scaled.
     """
 
     job: MergeJob
     state: Path
     number: int
+    consensus: Consensus
 
     @property
     def lineage(self) -> str:
@@ -106,7 +107,7 @@ class Pass:
         if locator is not None:
             block = placed(job.read_columns(job.leaf(first), job.hash("leaf", first)), locator)
             write_columns(job.block(first), job.hash("block", first), block.arrays())
-            models = filtered(block, begin_block(block, state), state.unique.cell, job.settings)
+            models = filtered(block, begin_block(block, state), self.consensus, job.settings)
         else:
             block = job.read_block(first)
             models = refine_block(block, job.read_models(self.number - 1, first), state)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xfelproc.algorithms.merging.observations import Observations
+from xfelproc.algorithms.merging.observations import Observations, with_signal
 from xfelproc.algorithms.merging.sample import Sample, among_smallest, priorities
 from xfelproc.algorithms.merging.symmetry_notes import without_absences
 from xfelproc.algorithms.merging.unique import Multiplicity
@@ -22,7 +22,8 @@ from xfelproc.stages.fold import UnitReader
 from xfelproc.stages.merge_parts import Lattices, MergeJob
 
 MOST_CELLS = 1 << 14
-"""Lattices that the consensus of cells is formed of, those of smallest hash: its error is a hundredth of their spread."""
+"""Lattices that the consensus of cells and photon energies is formed of, those of smallest hash: its error is a hundredth of their
+spread."""
 
 COLUMNS: dict[str, str] = {
     "hkl": "i2",
@@ -62,10 +63,11 @@ class Leaves:
         first, parts, numbers = -1, [], []
         for block in blocks:
             first = block.block if first < 0 else first
-            parts.append(Lattices.of(block, self.job.settings))
+            parts.append(Lattices.of(block, self.job))
             numbers.append(np.stack([np.full(len(parts[-1]), block.block), np.arange(len(parts[-1]))]))
         lattices, number = Lattices.joined(parts), np.concatenate(numbers, axis=1).astype(np.int32)
         observations, absences = without_absences(lattices.observations(), self.job.group)
+        observations, insignificant = with_signal(observations, self.job.settings.significance)
         counts = np.bincount(observations.lattice, minlength=len(lattices))
         arrays = {**leaf_arrays(observations), **lattices.arrays(), "unit": number[0], "number": number[1]}
         write_columns(self.job.leaf(first), self.job.hash("leaf", first), arrays)
@@ -75,7 +77,7 @@ class Leaves:
         sampled = observations.select(likely[observations.lattice])
         return {
             **Sample.of(sampled, priority).arrays(),
-            **_cells(lattices.cell, priority, among_smallest(priority, self.lattices)),
+            **_sampled(priority, among_smallest(priority, self.lattices), lattices.cell, lattices.wavelength),
             "keys": multiplicity.keys,
             "counts": multiplicity.counts,
             "absences": np.array([absences.count, absences.signal]),
@@ -83,22 +85,24 @@ class Leaves:
             "n_lattices": np.array([len(lattices)]),
             "n_observations": np.array([int(counts.sum())]),
             "wavelength": np.array([float(np.sum(lattices.wavelength))]),
+            "lost": np.append(lattices.lost, insignificant),
         }
 
     def combine(self, first: Partial, second: Partial) -> Partial:
         """Return that of both."""
         both = Multiplicity(first["keys"], first["counts"]) + Multiplicity(second["keys"], second["counts"])
-        cells = [np.concatenate([first[name], second[name]]) for name in ("cells", "cells_priority")]
+        priority, *known = (np.concatenate([first[name], second[name]]) for name in ("cells_priority", "cells", "wavelengths"))
         sample = Sample.from_arrays(first).with_more(Sample.from_arrays(second))
         joined = {name: np.concatenate([first[name], second[name]]) for name in ("first", "n_lattices", "n_observations")}
         return {
             **sample.arrays(),
-            **_cells(cells[0], cells[1], np.ones(len(cells[0]), dtype=bool)),
+            **_sampled(priority, np.ones(len(priority), dtype=bool), *known),
             "keys": both.keys,
             "counts": both.counts,
             "absences": first["absences"] + second["absences"],
             **joined,
             "wavelength": first["wavelength"] + second["wavelength"],
+            "lost": first["lost"] + second["lost"],
         }
 
 
@@ -109,8 +113,10 @@ def leaf_arrays(observations: Observations) -> Partial:
     return arrays | {"starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)}
 
 
-def _cells(cells: NDArray[np.float64], priority: NDArray[np.uint64], likely: NDArray[np.bool_]) -> Partial:
-    """Return the cells of the lattices of smallest priority, in their order."""
+def _sampled(
+    priority: NDArray[np.uint64], likely: NDArray[np.bool_], cells: NDArray[np.float64], wavelengths: NDArray[np.float64]
+) -> Partial:
+    """Return cells and wavelengths of the lattices of smallest priority, in their order."""
     order = np.flatnonzero(likely)
     order = np.sort(order[np.argsort(priority[order], kind="stable")[:MOST_CELLS]])
-    return {"cells": cells[order], "cells_priority": priority[order]}
+    return {"cells": cells[order], "wavelengths": wavelengths[order], "cells_priority": priority[order]}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
-from xfelproc.algorithms.merging.observations import Observations, corrected, half_set, usable_rows
+from xfelproc.algorithms.merging.observations import Observations, chosen_rows, corrected, half_set
+from xfelproc.algorithms.merging.panels import EVERYWHERE, PanelLimits
 from xfelproc.algorithms.merging.reduction import find_space_group
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.errors import DamagedPartError, DataError
@@ -33,6 +34,8 @@ class MergeJob:
     space_group: str
     lineage: str
     folder: Path
+    panels: PanelLimits = EVERYWHERE
+    """Parts of the detector that are left out."""
 
     @property
     def group(self) -> gemmi.SpaceGroup:
@@ -112,18 +115,22 @@ class Lattices:
     cell: NDArray[np.float64]
     A: NDArray[np.float64]
     wavelength: NDArray[np.float64]
+    lost: NDArray[np.int64]
+    """Observations left out, see `chosen_rows`."""
 
     @classmethod
-    def of(cls, block: UnitReader, settings: Merge) -> Lattices:
+    def of(cls, block: UnitReader, job: MergeJob) -> Lattices:
         """Read a shard."""
         result = block.result()
         frames, row = result.frames, result.lattices["frame"]
+        rows, lost = chosen_rows(result.reflections, job.settings, job.panels)
         return cls(
-            result.reflections.select(usable_rows(result.reflections, settings)),
+            result.reflections.select(rows),
             _half_sets(block.run, block.unit, frames, row),
             result.lattices["cell"],
             result.lattices["A"],
             frames["wavelength"][row],
+            lost,
         )
 
     @classmethod
@@ -133,8 +140,12 @@ class Lattices:
         moved = [
             p.reflections.replace(lattice=p.reflections["lattice"] + offset) for p, offset in zip(parts, offsets[:-1], strict=True)
         ]
-        arrays = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls) if f.name != "reflections"}
-        return cls(ReflectionTable.concatenate(moved), **arrays)
+        arrays = {
+            f.name: np.concatenate([getattr(p, f.name) for p in parts])
+            for f in fields(cls)
+            if f.name not in ("reflections", "lost")
+        }
+        return cls(ReflectionTable.concatenate(moved), **arrays, lost=np.sum([p.lost for p in parts], axis=0))
 
     def __len__(self) -> int:
         return len(self.half)

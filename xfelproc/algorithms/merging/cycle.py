@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle_state import CycleState, start
 from xfelproc.algorithms.merging.error_model import SamplePlan, fit_errors, sample_sums
+from xfelproc.algorithms.merging.filters import counts_by_reason
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.lattice_refinement import begin_block, factors, observed_of, refine_block, smallest_partiality
@@ -30,7 +31,15 @@ def accumulate_block(block: LatticeBlock, models: LatticeModels, state: CycleSta
     gauge = np.array([n.sum(), n @ np.log(models.scale), n @ models.b_factor])
     flat = {name: values[:, 0] if values.ndim == 2 else values for name, values in sums.items()}
     sample = _error_sample(block, models, state) if _fits_errors(state) else {}
-    return flat | sample | {"gauge": gauge, "n_used": np.array([np.count_nonzero(models.used), len(models)])}
+    return (
+        flat
+        | sample
+        | {
+            "gauge": gauge,
+            "n_used": np.array([np.count_nonzero(models.used), len(models)]),
+            "reasons": counts_by_reason(models.reason),
+        }
+    )
 
 
 def _fits_errors(state: CycleState) -> bool:

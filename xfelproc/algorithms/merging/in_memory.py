@@ -9,7 +9,7 @@ from functools import reduce
 import gemmi
 
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, advance, begin_block, refine_block, start
-from xfelproc.algorithms.merging.filters import filtered
+from xfelproc.algorithms.merging.filters import Consensus, filtered
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, LatticeFacts, UniqueReflections, keys_of, make_block
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.observations import Observations
@@ -29,10 +29,16 @@ class ScaledBlocks:
 
 
 def scale_blocks(
-    blocks: Sequence[LatticeBlock], state: CycleState, watch: Callable[[CycleState], None] | None = None
+    blocks: Sequence[LatticeBlock],
+    state: CycleState,
+    watch: Callable[[CycleState], None] | None = None,
+    consensus: Consensus | None = None,
 ) -> ScaledBlocks:
-    """Return blocks scaled from a state of `cycle.start`; ``watch`` is called after each cycle."""
-    models = [filtered(block, begin_block(block, state), state.unique.cell, state.settings) for block in blocks]
+    """Return blocks scaled from a state of `cycle.start`; ``watch`` is called after each cycle.
+
+    Without a ``consensus`` no lattice is left out for its cell or photon energy.
+    """
+    models = [filtered(block, begin_block(block, state), consensus, state.settings) for block in blocks]
     while True:
         parts: list[Sums] = [accumulate_block(b, m, state) for b, m in zip(blocks, models, strict=True)]
         state = advance(state, reduce(add_sums, parts))

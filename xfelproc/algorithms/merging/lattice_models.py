@@ -30,6 +30,10 @@ class Reason(IntEnum):
     """Correlates less to the others than asked for."""
     CELL = 3
     """Another cell than the median one."""
+    MAHALANOBIS = 4
+    """A cell farther from the others than their scatter explains."""
+    ENERGY = 5
+    """Another photon energy."""
 
 
 @dataclass(frozen=True)

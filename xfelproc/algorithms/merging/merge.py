@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState
-from xfelproc.algorithms.merging.filters import counts_by_reason, filter_record, filter_warnings
+from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, filter_record, filter_warnings
 from xfelproc.algorithms.merging.final import merged_rows
 from xfelproc.algorithms.merging.in_memory import block_in_memory, scale_blocks
 from xfelproc.algorithms.merging.lattice_block import LatticeFacts
@@ -142,7 +142,8 @@ def merge_observations(
     facts = facts or LatticeFacts.unknown(observations.n_lattices, unit_cell)
     absences = without_absences(observations, symmetry.group)[1]
     block, state = block_in_memory(observations, facts, unit_cell, symmetry.group, settings)
-    scaled = scale_blocks([block], state)
+    consensus = Consensus.of(facts.cell, facts.wavelength, symmetry.group.xhm()) if len(facts.cell) else None
+    scaled = scale_blocks([block], state, consensus=consensus)
     reasons = counts_by_reason(scaled.models[0].reason)
     unmerged, lattices, sums = output_block(block, scaled.models[0], scaled.state)
     final = Final(scaled.state, sums, absences, len(lattices), int(np.count_nonzero(lattices["used"])), reasons)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.merging.panels import PanelLimits
 from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.kernels.signal_limits import signal_limits
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import ReflectionTable
 
@@ -73,6 +75,31 @@ def usable_rows(reflections: ReflectionTable, settings: Merge) -> NDArray[np.int
     return rows[np.argsort(reflections["lattice"][rows], kind="stable")]
 
 
+def chosen_rows(reflections: ReflectionTable, settings: Merge, panels: PanelLimits) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows that are to be merged, by lattice, and how many are left out (3,): flagged, on panels, near edges."""
+    rows = usable_rows(reflections, settings)
+    lost = np.array([len(reflections) - len(rows), 0, 0])
+    if panels.excluded or panels.edge:
+        outside, near = panels.taken(reflections, rows)
+        rows, lost[1:] = rows[~(outside | near)], (np.count_nonzero(outside), np.count_nonzero(near))
+    return rows, lost
+
+
+def with_signal(observations: Observations, cut: float | None) -> tuple[Observations, int]:
+    """Return the observations to the resolution where their lattice's mean I/σ falls below a cut (None: all), and how many went.
+
+    The rows must be in lattice order; see `kernels.signal_limits`.
+    """
+    if cut is None or not len(observations):
+        return observations, 0
+    variance = observations.variance_fixed + observations.variance_gain * np.maximum(observations.intensity, 0.0)
+    counts = np.bincount(observations.lattice, minlength=observations.n_lattices)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    limits = signal_limits(starts, observations.inverse_d2, observations.intensity / np.sqrt(np.maximum(variance, 1e-300)), cut)
+    keep = observations.inverse_d2 <= limits[observations.lattice]
+    return observations.select(keep), int(np.count_nonzero(~keep))
+
+
 def corrected(reflections: ReflectionTable, half: NDArray[np.uint8]) -> Observations:
     """Return rows that are all usable as observations, in their order; ``half`` is that of `prepare`.
 
@@ -116,7 +143,8 @@ def prepare(reflections: ReflectionTable, half: NDArray[np.uint8], settings: Mer
     settings
         Limits and flags.
     """
-    return corrected(reflections.select(usable_rows(reflections, settings)), half)
+    usable = reflections.select(chosen_rows(reflections, settings, PanelLimits.of(settings, None))[0])
+    return with_signal(corrected(usable, half), settings.significance)[0]
 
 
 def concatenate(parts: Sequence[Observations]) -> Observations:

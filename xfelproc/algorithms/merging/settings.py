@@ -88,6 +88,35 @@ class Merge(Parameters):
             description="lattices that correlate less to the others are left out; None: those plainly of another structure",
         ),
     ] = None
+    max_cell_mahalanobis: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="lattices are left out whose cell, in the parameters that the space group leaves free, is more standard"
+            " deviations (Mahalanobis distance, robust covariance of the cells) from the others",
+        ),
+    ] = None
+    energy_range: Annotated[
+        tuple[float, float] | None, Field(description="photon energies, eV, between which a lattice's shot must be")
+    ] = None
+    max_energy_deviation: Annotated[
+        float | None,
+        Field(gt=0, description="lattices are left out whose photon energy is more (robust) standard deviations from the median"),
+    ] = None
+    exclude_panels: Annotated[
+        tuple[int | str, ...], Field(description="panels, by number from 0 or by name, whose observations are left out")
+    ] = ()
+    panel_edge: Annotated[
+        float, Field(ge=0, description="observations predicted nearer than this to an edge of their panel, px, are left out")
+    ] = 0.0
+    significance: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="mean I/σ below which a lattice's observations have no signal: those beyond the resolution where it falls"
+            " below are left out",
+        ),
+    ] = None
     compare_to: Annotated[
         str | None,
         Field(description="MTZ or mmCIF of intensities, or amplitudes, that the merged ones are compared to: CC and R by shell"),
@@ -120,6 +149,9 @@ class Merge(Parameters):
     def _limits_in_order(self) -> Self:
         if self.d_min is not None and self.d_max is not None and self.d_max <= self.d_min:
             raise ValueError(f"d_max = {self.d_max} Å must be larger than d_min = {self.d_min} Å")
+        if self.energy_range is not None and not 0 < self.energy_range[0] < self.energy_range[1]:
+            low, high = self.energy_range
+            raise ValueError(f"energy_range = [{low}, {high}] eV: give the lower energy, above 0, before the higher one")
         return self
 
     @property
