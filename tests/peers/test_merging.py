@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from xfelproc.algorithms.merging import Merge, from_scaled, merge_observations
+from xfelproc.algorithms.merging.observed import ALL, WITHIN
 from xfelproc.algorithms.merging.reduction import inverse_d2
 from xfelproc.io.exchange.mtz import read_unmerged
+from xfelproc.run.merging_given import GivenMerged
 
 pytestmark = pytest.mark.peer
 
@@ -34,13 +36,14 @@ def test_unmerged_mtz_merges_as_in_gemmi(unmerged_file: Path) -> None:
     theirs.import_mtz(gemmi.read_mtz_file(str(unmerged_file)), gemmi.DataType.Unmerged)
     theirs.remove_systematic_absences()
     theirs.prepare_for_merging(gemmi.DataType.Mean)
-    statistics = theirs.calculate_merging_stats(None, use_weights="X")[0]  # 1/σ² means, deviations over ΣI as in XDS
+    statistics = theirs.calculate_merging_stats(None)[0]
     overall = result.overall
     assert overall["n_observations"][0] == statistics.all_refl
     assert overall["n_unique"][0] == statistics.unique_refl
     assert overall["r_merge"][0] == pytest.approx(statistics.r_merge(), rel=1e-3)
     assert overall["r_meas"][0] == pytest.approx(statistics.r_meas(), rel=1e-3)
     assert overall["r_pim"][0] == pytest.approx(statistics.r_pim(), rel=1e-3)
+    assert overall["cc_half_sigma_tau"][0] == pytest.approx(statistics.cc_half(), abs=1e-5)
     assert overall["cc_half"][0] == pytest.approx(statistics.cc_half(), abs=2e-3), "halves of batches against the σ-τ form"
 
     theirs.merge_in_place(gemmi.DataType.Mean)
@@ -50,6 +53,30 @@ def test_unmerged_mtz_merges_as_in_gemmi(unmerged_file: Path) -> None:
     single = result.merged["multiplicity"] == 1
     assert np.all(result.merged["sigma"] >= 0.999999 * theirs.sigma_array), "the spread can only widen counting's σ"
     assert np.any(single)
+
+
+@pytest.mark.parametrize("anomalous", [False, True])
+@pytest.mark.parametrize("absences", [False, True])
+def test_every_shell_is_that_of_gemmi_merge(unmerged_file: Path, anomalous: bool, absences: bool) -> None:
+    """As ``gemmi merge --stats`` prints them, with and without ``--anom`` and ``--no-sysabs``."""
+    found = GivenMerged.of(unmerged_file, 10, absences)
+    theirs = gemmi.Intensities()
+    theirs.import_mtz(gemmi.read_mtz_file(str(unmerged_file)), gemmi.DataType.Unmerged)
+    theirs.unit_cell = gemmi.UnitCell(*found.file.cell)
+    if not absences:
+        theirs.remove_systematic_absences()
+    theirs.prepare_for_merging(gemmi.DataType.Anomalous if anomalous else gemmi.DataType.Mean)
+    binner = gemmi.Binner()
+    binner.setup(10, gemmi.Binner.Method.Dstar3, theirs)
+    kind = WITHIN if anomalous else ALL
+    tables = (found.observed.shells(kind), found.observed.overall(kind))
+    for ours, expected in zip(tables, (theirs.calculate_merging_stats(binner), theirs.calculate_merging_stats(None)), strict=True):
+        for row, shell in enumerate(expected):
+            counts = [int(ours[name][row]) for name in ("n_observations", "n_unique", "n_repeated")]
+            assert counts == [shell.all_refl, shell.unique_refl, shell.stats_refl]
+            for name in ("r_merge", "r_meas", "r_pim"):
+                assert ours[name][row] == pytest.approx(getattr(shell, name)(), rel=1e-4, nan_ok=True)
+            assert ours["cc_half_sigma_tau"][row] == pytest.approx(shell.cc_half(), abs=1e-4, nan_ok=True)
 
 
 def test_anomalous_pairs_are_gemmis(unmerged_file: Path) -> None:
@@ -87,6 +114,7 @@ def test_xds_ascii_merges_as_in_correct(shared_data: Path) -> None:
     overall = result.overall
     assert overall["n_observations"][0] == 15210
     assert overall["n_unique"][0] == 880
-    assert overall["r_merge"][0] == pytest.approx(0.309, abs=5e-4)
-    assert overall["r_meas"][0] == pytest.approx(0.321, abs=5e-4)
+    # XDS divides by the sum of the observations
+    assert overall["r_merge_recorded"][0] == pytest.approx(0.309, abs=5e-4)
+    assert overall["r_meas_recorded"][0] == pytest.approx(0.321, abs=5e-4)
     assert overall["cc_half"][0] == pytest.approx(0.966, abs=0.02)

@@ -87,6 +87,23 @@ def test_leaves_make_no_difference(run: MergeInput, tmp_path: Path, settings: Me
     assert set(events[0]) == {f"merge/{stage}" for stage in ("leaves", "begin", "pass", "output")}
 
 
+def test_statistics_are_those_of_the_unmerged_file(streamed: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "unmerged.mtz"
+    path.write_bytes(streamed["unmerged.mtz"])
+    theirs = gemmi.Intensities()
+    theirs.import_mtz(gemmi.read_mtz_file(str(path)), gemmi.DataType.Unmerged)
+    theirs.prepare_for_merging(gemmi.DataType.Mean)
+    binner = gemmi.Binner()
+    theirs.unit_cell = gemmi.UnitCell(*streamed["cell"])
+    binner.setup(len(streamed["shells"]), gemmi.Binner.Method.Dstar3, theirs)
+    every = [*theirs.calculate_merging_stats(binner), theirs.calculate_merging_stats(None)[0]]
+    for ours, shell in zip([*streamed["shells"], streamed["overall"]], every, strict=True):
+        assert (ours["n_observations"], ours["n_unique"]) == (shell.all_refl, shell.unique_refl)
+        for name in ("r_merge", "r_meas", "r_pim"):
+            assert ours[name] == pytest.approx(getattr(shell, name)(), rel=1e-5, nan_ok=True)
+        assert ours["cc_half_sigma_tau"] == pytest.approx(shell.cc_half(), abs=1e-5, nan_ok=True)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_drivers_give_the_same_bytes(run: MergeInput, streamed: dict[str, Any], tmp_path: Path, workers: int) -> None:
     found = merged(tmp_path, [run], driver="pool", workers=workers, bucket_size=3000, fold_size=10)

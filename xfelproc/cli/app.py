@@ -37,6 +37,7 @@ def make_app() -> typer.Typer:
         status,
         report,
         export,
+        merge,
         combine,
         consolidate,
         average,
@@ -194,6 +195,26 @@ def export(
 
     for path in export_run(folder, to, output):
         typer.echo(f"wrote {path}")
+
+
+def merge(
+    file: Annotated[Path, typer.Argument(metavar="FILE.mtz", help="scaled unmerged MTZ, of this or another program")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="folder for the merged data; 'export' takes it as RUN")
+    ] = None,
+    shells: Annotated[int, typer.Option("--shells", min=1, max=200, help="resolution shells, of equal volume")] = 10,
+    anomalous: Annotated[
+        bool, typer.Option("--anomalous", help="print R values and CC1/2 of I(+) and I(-) each for itself")
+    ] = False,
+    absences: Annotated[
+        bool, typer.Option("--absences/--no-absences", help="merge reflections that the space group forbids, or leave them out")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable, with all statistics")] = False,
+) -> None:
+    """Merge a scaled unmerged MTZ as it is, and print its statistics."""
+    from xfelproc.cli.merge import merge as merge_file
+
+    merge_file(file, output, shells, absences, anomalous, as_json)
 
 
 def combine(

@@ -25,6 +25,8 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("r_split", "R_split %"),
     ("n_pairs", "pairs"),
     ("r_meas", "R_meas %"),
+    ("r_meas_recorded", "R_meas, recorded %"),
+    ("cc_half_sigma_tau", "CC1/2 σ-τ"),
     ("chi2", "χ²"),
     ("cc_control", "control CC"),
     ("cc_anomalous", "CC_anom"),
@@ -34,8 +36,9 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 ALWAYS = 10
 """Columns of the table; from this one on, those of which no shell knows a value are not shown."""
-DIGITS = {"cc_half": 4, "cc_star": 4, "cc_control": 3, "cc_anomalous": 3, "cc_reference": 4, "completeness": 1, "r_meas": 1}
-PERCENT = ("completeness", "r_meas", "r_reference")
+DIGITS = {"cc_half": 4, "cc_star": 4, "cc_half_sigma_tau": 4, "cc_control": 3, "cc_anomalous": 3, "cc_reference": 4}
+DIGITS |= {"completeness": 1, "r_meas": 1, "r_meas_recorded": 1}
+PERCENT = ("completeness", "r_meas", "r_meas_recorded", "r_reference")
 
 
 def merged_section(

@@ -133,7 +133,8 @@ def frame_counts(shards: Sequence[tuple[Path, str, int]]) -> dict[str, int]:
 
 def write_table_one(record: dict[str, Any], shards: Sequence[tuple[Path, str, int]], output: Path) -> None:
     """Write Table 1 as text, and put it and the numbers of frames into the record of merging."""
-    record["counts"] = frame_counts(shards)
+    if shards:
+        record["counts"] = frame_counts(shards)
     table = table_of(record)
     record["table_one"] = table.record()
     write_atomic(output / TABLE_FILE, table.text().encode())

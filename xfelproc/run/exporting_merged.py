@@ -91,6 +91,8 @@ def _deposition(run: MergedRun) -> Iterator[str]:
         "lattices_indexed": counts.get("lattices"),
         "lattices_merged": record["n_lattices_used"],
     }
+    if record["n_lattices_used"] is None:  # merged from a file: nobody knows whether it was serial
+        serial = {}
     wilson = record["downstream"]["wilson"]
     said = Deposition(
         record["overall"],
@@ -127,18 +129,18 @@ def _table_one(run: MergedRun, output: Path) -> list[Path]:
     table = table_of(run.record)
     if output.suffix == ".json":
         content = {"table_one": table.record(), **{name: run.record[name] for name in ("overall", "shells", "downstream")}}
-        write_atomic(output, json.dumps(_without_nan(content), indent=1, allow_nan=False).encode())
+        write_atomic(output, json.dumps(without_nan(content), indent=1, allow_nan=False).encode())
     else:
         write_atomic(output, table.text().encode())
     return [output]
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Return plain values with None for numbers that are not finite, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

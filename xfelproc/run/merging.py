@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xfelproc.algorithms.merging.merge import MergeResult, Symmetry, result_of
+from xfelproc.algorithms.merging.observed import ObservedStatistics, edges_of
 from xfelproc.algorithms.merging.panels import PanelLimits
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.errors import ConfigError, DamagedPartError, NothingLeftError
@@ -210,8 +211,11 @@ def _write(
     said = (*notes, *indexing.warnings, *result.warnings)
     header = MtzHeader(result.cell, result.space_group, finished.wavelength, result.title, said)
     told = finish(result.merged, header, settings, output)
-    pieces = unmerged_pieces(finished.n_unmerged, finished.rows(), finished.batches(bandwidth), header)
-    write_pieces(output / "unmerged.mtz", pieces)
+    observed = ObservedStatistics(result.cell, edges_of(result.shells))
+    rows = observed.watched(finished.rows(), symmetry.group)
+    write_pieces(output / "unmerged.mtz", unmerged_pieces(finished.n_unmerged, rows, finished.batches(bandwidth), header))
+    shells, overall = observed.added_to(result.shells, result.overall)
+    result = replace(result, shells=shells, overall=overall)
     return told.added_to(_record(result, indexing))
 
 

@@ -79,9 +79,11 @@ def test_statistics_are_their_definitions(data):
         twice = [i for i in rows if merged["multiplicity"][i] > 1]
         total = sum(sums.total[i] for i in twice)
         n = {i: int(merged["multiplicity"][i]) for i in twice}
-        assert table["r_merge"][row] == pytest.approx(sum(sums.residual[i] for i in twice) / total)
-        assert table["r_meas"][row] == pytest.approx(sum(sums.residual[i] * math.sqrt(n[i] / (n[i] - 1)) for i in twice) / total)
-        assert table["r_pim"][row] == pytest.approx(sum(sums.residual[i] / math.sqrt(n[i] - 1) for i in twice) / total)
+        assert table["r_merge_recorded"][row] == pytest.approx(sum(sums.residual[i] for i in twice) / total)
+        assert table["r_meas_recorded"][row] == pytest.approx(
+            sum(sums.residual[i] * math.sqrt(n[i] / (n[i] - 1)) for i in twice) / total
+        )
+        assert table["r_pim_recorded"][row] == pytest.approx(sum(sums.residual[i] / math.sqrt(n[i] - 1) for i in twice) / total)
         assert table["i_over_sigma"][row] == pytest.approx(
             sum(merged["intensity"][i] / merged["sigma"][i] for i in rows) / len(rows)
         )

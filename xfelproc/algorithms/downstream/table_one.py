@@ -10,6 +10,7 @@ import numpy as np
 
 Row = tuple[str, str, str]
 LARGEST_R = 10.0
+UNKNOWN = "-"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Experiment:
     space_group: str
     cell: tuple[float, ...]
     wavelength: float
-    n_lattices: int
+    n_lattices: int | None = None
     n_frames: int | None = None
     n_hits: int | None = None
     n_indexed: int | None = None
@@ -70,12 +71,16 @@ def table_one(
         ("R_split (%)", "r_split", 100, 2),
         ("CC1/2", "cc_half", 1, 4),
         ("CC*", "cc_star", 1, 4),
+        ("CC1/2 (σ-τ)", "cc_half_sigma_tau", 1, 4),
         ("R_meas", "r_meas", 1, 3),
         ("R_pim", "r_pim", 1, 3),
+        ("R_meas, recorded intensities", "r_meas_recorded", 1, 3),
+        ("R_pim, recorded intensities", "r_pim_recorded", 1, 3),
         ("CC_anom", "cc_anomalous", 1, 3),
     ):
         values = [_number(key, row.get(key), digits, scale) if row else "" for row in (overall, outer)]
-        rows.append((name, values[0], values[1]))
+        if not (key.endswith("_recorded") and values[0] == UNKNOWN):  # observations that came scaled
+            rows.append((name, values[0], values[1]))
     rows += [(name, value, "") for name, value in _analysis_rows(analysis)]
     return TableOne(tuple(rows), "outermost shell" if outer else "")
 
@@ -88,9 +93,13 @@ def _experiment_rows(experiment: Experiment) -> list[Row]:
         ("a, b, c (Å)", ", ".join(f"{v:.2f}" for v in cell[:3]), ""),
         ("α, β, γ (°)", ", ".join(f"{v:.2f}" for v in cell[3:6]), ""),
     ]
-    numbers = (("Frames", experiment.n_frames), ("Hits", experiment.n_hits), ("Indexed frames", experiment.n_indexed))
-    rows += [(name, f"{value:,}", "") for name, value in numbers if value is not None]
-    return [*rows, ("Merged lattices", f"{experiment.n_lattices:,}", "")]
+    numbers = (
+        ("Frames", experiment.n_frames),
+        ("Hits", experiment.n_hits),
+        ("Indexed frames", experiment.n_indexed),
+        ("Merged lattices", experiment.n_lattices),
+    )
+    return rows + [(name, f"{value:,}", "") for name, value in numbers if value is not None]
 
 
 def _range(row: Mapping[str, Any]) -> str:
@@ -101,7 +110,7 @@ def _range(row: Mapping[str, Any]) -> str:
 def _number(key: str, value: float | None, digits: int, scale: float = 1) -> str:
     # an R value of a shell without signal can be anything
     if value is None or not np.isfinite(value) or (key.startswith("r_") and not 0 <= value <= LARGEST_R):
-        return "-"
+        return UNKNOWN
     return f"{scale * value:,.{digits}f}"
 
 

@@ -20,6 +20,7 @@ from xfelproc.algorithms.merging.final import merged_rows
 from xfelproc.algorithms.merging.in_memory import block_in_memory, scale_blocks
 from xfelproc.algorithms.merging.lattice_block import LatticeFacts
 from xfelproc.algorithms.merging.observations import Observations, concatenate
+from xfelproc.algorithms.merging.observed import ObservedStatistics, edges_of, sums_of_table
 from xfelproc.algorithms.merging.output import output_block
 from xfelproc.algorithms.merging.quality import control_warnings, quality_of
 from xfelproc.algorithms.merging.reduction import find_space_group, inverse_d2, pack, possible_reflections
@@ -148,8 +149,11 @@ def merge_observations(
     unmerged, lattices, sums = output_block(block, scaled.models[0], scaled.state)
     final = Final(scaled.state, sums, absences, len(lattices), int(np.count_nonzero(lattices["used"])), reasons)
     result = result_of(final, unit_cell, symmetry, settings)
-    order = np.argsort(pack(unmerged["hkl_asu"]), kind="stable")
-    return replace(result, lattices=lattices, unmerged=unmerged.select(order))
+    unmerged = unmerged.select(np.argsort(pack(unmerged["hkl_asu"]), kind="stable"))
+    statistics = ObservedStatistics(result.cell, edges_of(result.shells))
+    statistics.add(sums_of_table(unmerged, symmetry.group))
+    shells, overall = statistics.added_to(result.shells, result.overall)
+    return replace(result, lattices=lattices, unmerged=unmerged, shells=shells, overall=overall)
 
 
 def result_of(final: Final, cell: Sequence[float], symmetry: Symmetry, settings: Merge) -> MergeResult:

@@ -2,7 +2,8 @@
 
 CC1/2 and CC*: Karplus & Diederichs (2012), Science 336, 1030. R_split: White et al. (2012), J. Appl. Cryst. 45, 335. R_meas:
 Diederichs & Karplus (1997), Nat. Struct. Biol. 4, 269. The half-sets are of frames, by a hash; the scales are common to both.
-R values compare observations to scale · partiality · mean, in the units of the observation, so that weak partials do not rule.
+R values here compare observations to scale · partiality · mean, in the units of the observation, so that weak partials do not
+rule; those over scaled observations are made of the unmerged rows (`observed`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xfelproc.algorithms.merging.observed import nothing_observed
 from xfelproc.models.tables import MergedTable, ShellTable
 
 Floats = NDArray[np.float64]
@@ -122,6 +124,7 @@ def _statistics(
         "cc_star": cc_star(half),
         "r_split": _ratio(float(np.sum(np.abs(one[pairs] - two[pairs]))) / np.sqrt(2.0), mean_of_halves),
         "n_pairs": int(np.count_nonzero(pairs)),
+        **nothing_observed(),
         **_residuals(sums.residual[rows], sums.total[rows], count),
         "cc_anomalous": correlation(anomalous[both, 0], anomalous[both, 1]),
         "n_anomalous": int(np.count_nonzero(both)),
@@ -168,7 +171,7 @@ def _residuals(residual: Floats, total: Floats, count: Floats) -> dict[str, floa
     twice = count > 1
     residual, count, whole = residual[twice], count[twice], float(total[twice].sum())
     return {
-        "r_merge": _ratio(float(residual.sum()), whole),
-        "r_meas": _ratio(float(np.sum(residual * np.sqrt(count / (count - 1)))), whole),
-        "r_pim": _ratio(float(np.sum(residual * np.sqrt(1.0 / (count - 1)))), whole),
+        "r_merge_recorded": _ratio(float(residual.sum()), whole),
+        "r_meas_recorded": _ratio(float(np.sum(residual * np.sqrt(count / (count - 1)))), whole),
+        "r_pim_recorded": _ratio(float(np.sum(residual * np.sqrt(1.0 / (count - 1)))), whole),
     }
