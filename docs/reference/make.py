@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from xfelproc.io.manifest import SourceTable
-from xfelproc.models import tables
+from xfelproc.models import difference_tables, tables
 from xfelproc.models.conventions import FrameStatus, MaskBit, PixelMask, ReflectionFlag, SpotFlag
 from xfelproc.run import toml
 from xfelproc.run.campaign.settings import CampaignSettings, Rule, Runs
@@ -26,7 +26,8 @@ KINDS = {
     "reference": "look it up",
     "explanation": "why it is as it is, and how good it is",
 }
-SHOWN = (SourceTable, *(kind for kind in vars(tables).values() if isinstance(kind, type) and getattr(kind, "SCHEMA", ())))
+KNOWN = {**vars(tables), **vars(difference_tables)}
+SHOWN = (SourceTable, *(kind for kind in KNOWN.values() if isinstance(kind, type) and getattr(kind, "SCHEMA", ())))
 _BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 _TYPES = {"number": "number", "integer": "whole number", "string": "text", "boolean": "`true`, `false`"}
 

@@ -77,7 +77,9 @@ def unit_of_shards(
 ) -> UnitResult:
     """Return a unit of one lattice a frame, with these orientations (n, 3, 3)."""
     n = len(matrices)
-    frames = FrameTable(n, index=np.arange(first, first + n), status=[FrameStatus.INTEGRATED] * n, wavelength=wavelength)
+    frames = FrameTable(
+        n, index=np.arange(first, first + n), status=[FrameStatus.INTEGRATED] * n, wavelength=wavelength, n_lattices=np.ones(n)
+    )
     cells = np.array([cell_of(np.linalg.inv(matrix)) for matrix in matrices])
     lattices = LatticeTable(n, frame=np.arange(n), A=matrices, cell=cells)
     return UnitResult(frames, SpotTable(0), lattices, IndexedTable(0), reflections)

@@ -180,6 +180,11 @@ TESTED_APART = {
         f"merge.{name}": "tests/algorithms/merging/test_post_refinement.py"
         for name in ("post_refine", "refine_cell", "rotation_restraint", "width_restraint", "cell_restraint")
     },
+    **{
+        f"merge.groups.{name}": "tests/run/test_group_frames.py"
+        for name in ("by", "table", "dataset", "column", "period", "edges", "bins", "reference")
+    },
+    **{f"merge.groups.{name}": "tests/run/test_groups.py" for name in ("differences", "scale_differences")},
     **{f"merge.ambiguity.{name}": "tests/run/test_ambiguity.py" for name in ("resolve", "max_obliquity", "reference", "undecided")},
     **{f"merge.ambiguity.{name}": "tests/algorithms/merging/test_ambiguity.py" for name in ("d_min", "starts", "min_probability")},
     **{f"metrology.{name}": "tests/run/test_stage_metrology.py" for name in ("enabled", "iterate", "max_move", "block_frames")},

@@ -244,6 +244,9 @@ def _absolute(config: JobConfig, base: Path) -> JobConfig:
     ambiguity = getattr(merge, "ambiguity", None)  # another merger may have none
     if ambiguity is not None and ambiguity.reference is not None:
         merge = merge.model_copy(update={"ambiguity": ambiguity.model_copy(update={"reference": absolute(ambiguity.reference)})})
+    groups = getattr(merge, "groups", None)
+    if groups is not None and groups.table is not None:
+        merge = merge.model_copy(update={"groups": groups.model_copy(update={"table": absolute(groups.table)})})
     for name in ("free_from", "compare_to"):
         if getattr(merge, name, None) is not None:
             merge = merge.model_copy(update={name: absolute(getattr(merge, name))})

@@ -30,8 +30,9 @@ MERGED_FILE, TABLE_FILE = "merged.h5", "table1.txt"
 
 @dataclass(frozen=True)
 class Finished:
-    """What is to be told of merged data: `analysis.record_of` with the free set, wavelength in Å, and warnings."""
+    """What was written, and what is to be told of it: `analysis.record_of` with the free set, wavelength in Å, and warnings."""
 
+    data: MergedData
     analysis: dict[str, Any]
     wavelength: float
     warnings: tuple[str, ...]
@@ -42,7 +43,7 @@ class Finished:
         return {**record, "warnings": warnings, "wavelength": self.wavelength, "downstream": self.analysis}
 
 
-def finish(merged: MergedTable, header: MtzHeader, settings: Merge, output: Path) -> Finished:
+def finish(merged: MergedTable, header: MtzHeader, settings: Merge, output: Path, ending: str = "") -> Finished:
     """Write ``merged.mtz`` and ``merged.h5`` of merged intensities into an existing folder.
 
     Parameters
@@ -55,6 +56,8 @@ def finish(merged: MergedTable, header: MtzHeader, settings: Merge, output: Path
         Section ``[merge]``.
     output
         Folder.
+    ending
+        What is put behind ``merged`` in the files' names.
 
     Raises
     ------
@@ -69,10 +72,10 @@ def finish(merged: MergedTable, header: MtzHeader, settings: Merge, output: Path
     amplitudes, analysis = analyse(merged, header.cell, group, settings.composition)
     warnings = (*words, *analysis.warnings)
     header = replace(header, notes=(*header.notes, *warnings))
-    write_atomic(output / "merged.mtz", merged_mtz(merged, header, amplitudes))
+    write_atomic(output / f"merged{ending}.mtz", merged_mtz(merged, header, amplitudes))
     data = MergedData(merged, amplitudes, header.cell, header.space_group, header.wavelength, header.notes)
-    write_atomic(output / MERGED_FILE, merged_bytes(data))
-    return Finished({**record_of(analysis), "free": free}, header.wavelength, warnings)
+    write_atomic(output / f"merged{ending}.h5", merged_bytes(data))
+    return Finished(data, {**record_of(analysis), "free": free}, header.wavelength, warnings)
 
 
 def with_missing(merged: MergedTable, cell: Sequence[float], group: gemmi.SpaceGroup) -> MergedTable:

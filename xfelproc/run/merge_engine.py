@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState, advance
 from xfelproc.algorithms.merging.filters import Consensus, nothing_left
+from xfelproc.algorithms.merging.group_sums import NUMBERS, is_of_group, sums_of_group
 from xfelproc.algorithms.merging.merge import Final
 from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import Sums
@@ -50,6 +51,14 @@ class Offered:
 
 
 @dataclass(frozen=True)
+class GroupEnd:
+    """A group's final sums, and the mean wavelength (Å) of its merged lattices."""
+
+    final: Final
+    wavelength: float
+
+
+@dataclass(frozen=True)
 class Finished:
     """The end of a merging: the last state, the final sums, and where the rest is."""
 
@@ -77,8 +86,15 @@ class Finished:
     def final(self) -> Final:
         """What the merged data are made of."""
         absences = Absences(int(self.survey["absences"][0]), float(self.survey["absences"][1]))
-        sums = {name: values for name, values in self.sums.items() if name not in ("n", "reasons")}
+        sums = {name: values for name, values in self.sums.items() if name not in ("n", "reasons") and not is_of_group(name)}
         return Final(self.state, sums, absences, int(self.sums["n"][1]), int(self.sums["n"][2]), self.sums["reasons"])
+
+    def group(self, number: int) -> GroupEnd:
+        """Return what a group's merged data are made of."""
+        sums = sums_of_group(self.sums, number)
+        reasons, (n_lattices, n_used, wavelengths) = sums.pop("reasons"), sums.pop(NUMBERS).tolist()
+        final = Final(self.state, sums, Absences(0, 0.0), int(n_lattices), int(n_used), reasons)
+        return GroupEnd(final, wavelengths / max(1.0, n_used))
 
     @cached_property
     def _first(self) -> list[int]:

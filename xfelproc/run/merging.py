@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.merge import MergeResult, Symmetry, result_of
 from xfelproc.algorithms.merging.observed import ObservedStatistics, edges_of
@@ -18,19 +19,22 @@ from xfelproc.errors import ConfigError, DamagedPartError, NothingLeftError
 from xfelproc.io.atomic import write_pieces
 from xfelproc.io.exchange.mtz import MtzHeader
 from xfelproc.io.exchange.mtz_pieces import unmerged_pieces
+from xfelproc.io.manifest import read_manifest
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
-from xfelproc.models.tables import ShellTable
 from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing
 from xfelproc.run.comparison import compared
 from xfelproc.run.downstream import finish, write_table_one
-from xfelproc.run.folding import Gathering
+from xfelproc.run.folding import Gathering, read_partial
 from xfelproc.run.geometry import PROCESS
+from xfelproc.run.group_frames import GroupedFrames, RunFrames, grouped_frames
+from xfelproc.run.grouped import FOLDER, GroupWriter, rows_of
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.merge_engine import LEAF_SIZE, STAGE, Engine, Finished, Offered
 from xfelproc.run.target import MergingGroup
-from xfelproc.stages.fold import Shards
+from xfelproc.stages.fold import Shards, cut_leaves
+from xfelproc.stages.merge_groups import Wavelengths
 from xfelproc.stages.merge_parts import MergeJob
 
 
@@ -43,6 +47,8 @@ class MergeInput:
     run: Path
     n_units: int
     stage: str = PROCESS
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What a campaign's table says of the run."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,9 @@ def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, gr
     content = {"shards": shards.lineage, "merge": settings.model_dump(mode="json"), "symmetry": symmetry, "sizes": sizes}
     files = {"reference": reference and file_identity(reference), "free": flags and file_identity(flags)}
     files["compared"] = settings.compare_to and file_identity(settings.compare_to)
+    files["groups"] = settings.groups.table and file_identity(settings.groups.table)
+    if settings.groups.by in ("run", "column"):
+        content["runs"] = [[given.run.name, sorted(given.columns.items())] for given in shards.inputs]
     return digest({**content, **files, "versions": versions()})
 
 
@@ -161,15 +170,17 @@ def merge_inputs(
     """
     lineage = merge_lineage(gathering, shards, settings, group)
     panels = PanelLimits.of(settings, detector)
-    job = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE, panels)
+    plain = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE, panels)
 
     def attempt() -> dict[str, Any] | None:
+        frames = _grouped(gathering, plain, shards)
+        job = plain if frames is None else replace(plain, n_groups=len(frames.names))
         indexing = resolved_indexing(gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output)
         size = gathering.execution.bucket_size or LEAF_SIZE
         finished = Engine(gathering, job, indexing.blocks, shards.offered, size).run()
-        return None if finished is None else _write(finished, settings, group, indexing, output, bandwidth, notes)
+        return None if finished is None else _write(finished, settings, group, indexing, output, bandwidth, notes, frames)
 
-    record = _made_again_if_damaged(gathering, job, attempt)
+    record = _made_again_if_damaged(gathering, plain, attempt)
     if record is not None:
         write_table_one(record, [(given.run, given.stage, given.n_units) for given in shards.inputs], output)
     return record
@@ -197,6 +208,23 @@ def _forget(gathering: Gathering, job: MergeJob) -> None:
     forget(gathering)
 
 
+def _grouped(gathering: Gathering, job: MergeJob, shards: FoundShards) -> GroupedFrames | None:
+    """Publish the group of each frame for the workers; None if there are no groups."""
+    asked = job.settings.groups
+    if asked.by == "none":
+        return None
+
+    def wavelengths() -> NDArray[np.float64]:
+        leaves = cut_leaves(shards.frames, gathering.execution.fold_size)
+        paths = gathering.update(Wavelengths(job.hash("groups")), f"{STAGE}/wavelengths", 0, shards.blocks, leaves)
+        return np.concatenate([read_partial(path)["wavelength"] for path in paths])
+
+    runs = [RunFrames(given.run.name, given.columns, read_manifest(given.run / "manifest.h5")) for given in shards.inputs]
+    found = grouped_frames(asked, runs, wavelengths)
+    job.groups.write(found.group, found.offsets)
+    return found
+
+
 def _write(
     finished: Finished,
     settings: Merge,
@@ -205,6 +233,7 @@ def _write(
     output: Path,
     bandwidth: float,
     notes: Sequence[str],
+    frames: GroupedFrames | None,
 ) -> dict[str, Any]:
     symmetry = Symmetry.chosen(group.space_group, settings, group.proposal, indexing.unresolved)
     result = compared(result_of(finished.final, finished.cell, symmetry, settings), settings, symmetry.group)
@@ -216,12 +245,8 @@ def _write(
     write_pieces(output / "unmerged.mtz", unmerged_pieces(finished.n_unmerged, rows, finished.batches(bandwidth), header))
     shells, overall = observed.added_to(result.shells, result.overall)
     result = replace(result, shells=shells, overall=overall)
-    return told.added_to(_record(result, indexing))
-
-
-def rows_of(table: ShellTable) -> list[dict[str, Any]]:
-    """Return a table of shells as plain rows."""
-    return [{c.name: table[c.name][row].item() for c in table.SCHEMA} for row in range(len(table))]
+    groups = GroupWriter(result, symmetry, header, settings, output / FOLDER).write(finished, frames)
+    return groups.added_to(told.added_to(_record(result, indexing)))
 
 
 def _record(result: MergeResult, indexing: Indexing) -> dict[str, Any]:

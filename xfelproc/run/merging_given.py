@@ -16,7 +16,7 @@ from xfelproc.io.exchange.mtz_observations import ObservationFile
 from xfelproc.models.tables import MergedTable, ShellTable
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.downstream import finish, write_table_one
-from xfelproc.run.merging import rows_of
+from xfelproc.run.grouped import rows_of
 
 
 @dataclass(frozen=True)

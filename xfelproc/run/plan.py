@@ -13,6 +13,7 @@ from xfelproc.algorithms.downstream.free import check_crystal, normalised_flags
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.geometry.miller import find_space_group
 from xfelproc.io.exchange.free_flags import read_free_flags
+from xfelproc.io.group_table import read_group_table
 from xfelproc.io.manifest import UNSEEN, Manifest, Sources, SourceTable, cut_units, default_unit_size, file_state
 from xfelproc.io.names import FileNames
 from xfelproc.io.sources.base import FrameSource
@@ -21,6 +22,7 @@ from xfelproc.io.sources.folders import MANY, suffix_of
 from xfelproc.io.sources.overrides import check_distance
 from xfelproc.models.experiment import Experiment
 from xfelproc.run.config import JobConfig
+from xfelproc.run.group_frames import check_names
 from xfelproc.run.reference import usable_reference
 from xfelproc.run.selection import select_frames
 from xfelproc.stages.counting import Counted, CountTask, count_files, count_one
@@ -78,6 +80,15 @@ def _check_reference(config: JobConfig) -> None:
         raise ConfigError(f"merge.ambiguity.reference: {error}") from error
 
 
+def _check_groups(config: JobConfig) -> None:
+    """Raise ConfigError now if the table of groups cannot be read, or names not the group that others are compared to."""
+    groups = getattr(config.section("merge"), "groups", None)  # another merger may know no groups
+    if groups is None or groups.by != "table":
+        return
+    names = read_group_table(Path(groups.table)).groups
+    check_names(names, groups)
+
+
 def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -> Plan:
     """Return sources, frames and units of a job.
 
@@ -101,6 +112,7 @@ def make_plan(config: JobConfig, opener: Opener, spread: Spread | None = None) -
         raise ConfigError(f"input.geometry: {settings.geometry}: no such file: correct the path")
     _check_free_flags(config)
     _check_reference(config)
+    _check_groups(config)
     files = find_inputs(config.input.files)
     seen = _Seen(config, opener, files, spread)
     seen.look()

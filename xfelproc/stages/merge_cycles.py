@@ -16,6 +16,7 @@ import numpy as np
 
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begin_block, refine_block, start
 from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, filtered
+from xfelproc.algorithms.merging.group_sums import group_sums
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
 from xfelproc.algorithms.merging.output import output_block
 from xfelproc.algorithms.merging.reference import Sums, add_sums
@@ -160,6 +161,7 @@ class Output:
         known = {"A": block.A, "wavelength": block.wavelength, "used": lattices["used"]}
         write_columns(job.lattices(first), job.hash("lattices", first), known)
         counts = [sum(map(len, slices.values())), len(lattices), int(np.count_nonzero(lattices["used"]))]
+        sums |= group_sums(block, models, state, job.n_groups)
         return sums | {"n": np.array(counts), "reasons": counts_by_reason(models.reason)}
 
     def _slices(self, table: UnmergedTable, locator: Locator) -> Partial:
@@ -174,6 +176,6 @@ def placed(leaf: Partial, locator: Locator) -> LatticeBlock:
     """Return the arrays of a leaf as a block: each observation knows its unique reflection; those of none are left out."""
     group, isym = locator.find(leaf["hkl"])
     m = len(leaf["starts"]) - 1
-    more: Partial = {"group": group, "isym": isym, "bandwidth": np.zeros(m), "lattice_group": np.zeros(m, dtype=np.int16)}
+    more: Partial = {"group": group, "isym": isym, "bandwidth": np.zeros(m)}
     block = LatticeBlock.from_arrays(leaf | more)
     return block if np.all(group >= 0) else block.select(group >= 0)

@@ -61,9 +61,10 @@ class Leaves:
     def accumulate(self, blocks: Iterable[UnitReader]) -> Partial:
         """Publish the leaf of some shards; return numbers, unique reflections and samples of it."""
         first, parts, numbers = -1, [], []
+        groups = self.job.groups.read() if self.job.n_groups else None
         for block in blocks:
             first = block.block if first < 0 else first
-            parts.append(Lattices.of(block, self.job))
+            parts.append(Lattices.of(block, self.job, groups))
             numbers.append(np.stack([np.full(len(parts[-1]), block.block), np.arange(len(parts[-1]))]))
         lattices, number = Lattices.joined(parts), np.concatenate(numbers, axis=1).astype(np.int32)
         observations, absences = without_absences(lattices.observations(), self.job.group)

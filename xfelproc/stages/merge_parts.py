@@ -22,13 +22,16 @@ from xfelproc.io.manifest_reader import ManifestReader
 from xfelproc.io.nodes import Partial, read_node
 from xfelproc.models.tables import FrameTable, ReflectionTable
 from xfelproc.stages.fold import UnitReader
+from xfelproc.stages.merge_groups import FrameGroups, GroupFile
 
-LATTICE_ARRAYS = ("half", "cell", "A", "wavelength")
+LATTICE_ARRAYS = ("half", "cell", "A", "wavelength", "lattice_group")
 
 
 @dataclass(frozen=True)
 class MergeJob:
-    """What all tasks of a merging share: parameters, space group, the hash of all that is merged, and the folder of its files."""
+    """What all tasks of a merging share: parameters, space group, the hash of all that is merged, the folder of its files, and the
+    number of groups that are merged apart as well.
+    """
 
     settings: Merge
     space_group: str
@@ -36,6 +39,7 @@ class MergeJob:
     folder: Path
     panels: PanelLimits = EVERYWHERE
     """Parts of the detector that are left out."""
+    n_groups: int = 0
 
     @property
     def group(self) -> gemmi.SpaceGroup:
@@ -45,6 +49,11 @@ class MergeJob:
     def hash(self, *words: object) -> str:
         """Return the lineage of a part of the merging."""
         return hashlib.sha256(" ".join([self.lineage, *map(str, words)]).encode()).hexdigest()
+
+    @property
+    def groups(self) -> GroupFile:
+        """Where the group of each frame is said, if there are groups."""
+        return GroupFile(self.folder / "groups.bin", self.hash("groups"))
 
     def leaf(self, first: int) -> Path:
         """Return where the lattices of some shards are, of which ``first`` is the first."""
@@ -117,10 +126,11 @@ class Lattices:
     wavelength: NDArray[np.float64]
     lost: NDArray[np.int64]
     """Observations left out, see `chosen_rows`."""
+    lattice_group: NDArray[np.int16]
 
     @classmethod
-    def of(cls, block: UnitReader, job: MergeJob) -> Lattices:
-        """Read a shard."""
+    def of(cls, block: UnitReader, job: MergeJob, groups: FrameGroups | None = None) -> Lattices:
+        """Read a shard; None: all lattices are of one group."""
         result = block.result()
         frames, row = result.frames, result.lattices["frame"]
         rows, lost = chosen_rows(result.reflections, job.settings, job.panels)
@@ -131,6 +141,7 @@ class Lattices:
             result.lattices["A"],
             frames["wavelength"][row],
             lost,
+            np.zeros(len(row), dtype=np.int16) if groups is None else groups.of(block.block, row, len(frames)),
         )
 
     @classmethod

@@ -29,26 +29,30 @@ def intensities_of(merged: MergedTable, hkl: NDArray[np.int32], intensity: Float
     return found
 
 
-def scaled_reference(merged: MergedTable, reference: Floats) -> Floats:
-    """Return given intensities (n,) (NaN: none) on the scale of the merged ones: times a scale and exp(-B / 2d²).
+def relative_scale(inverse_d2: Floats, ours: Floats, theirs: Floats) -> tuple[float, float]:
+    """Return c and s of the factor exp(c + s / d²) that brings intensities (n,) to the scale of ours.
 
-    Both come from a straight line through the logarithms of the ratios of the sums in bins of resolution.
+    Both come from a straight line through the logarithms of the ratios of the sums in bins of resolution; 0 where there is none.
     """
-    known = np.flatnonzero(np.isfinite(reference))
-    if len(known) == 0:
-        return reference
-    s2 = merged["d"].astype(np.float64) ** -2.0
-    order = known[np.argsort(s2[known], kind="stable")]
+    order = np.argsort(inverse_d2, kind="stable")
     middles, ratios, counts = [], [], []
     for rows in np.array_split(order, max(1, min(BINS, len(order) // FEWEST_IN_A_BIN))):
-        ours, theirs = float(merged["intensity"][rows].sum()), float(reference[rows].sum())
-        if ours > 0 and theirs > 0:
-            middles.append(float(s2[rows].mean()))
-            ratios.append(np.log(ours / theirs))
+        one, two = float(ours[rows].sum()), float(theirs[rows].sum())
+        if one > 0 and two > 0:
+            middles.append(float(inverse_d2[rows].mean()))
+            ratios.append(np.log(one / two))
             counts.append(np.sqrt(len(rows)))
     if not ratios:
-        return reference
+        return 0.0, 0.0
     slope, constant = np.polyfit(middles, ratios, 1, w=counts) if len(ratios) > 1 else (0.0, ratios[0])
+    return float(constant), float(slope)
+
+
+def scaled_reference(merged: MergedTable, reference: Floats) -> Floats:
+    """Return given intensities (n,) (NaN: none) on the scale of the merged ones, by `relative_scale`."""
+    known = np.isfinite(reference)
+    s2 = merged["d"].astype(np.float64) ** -2.0
+    constant, slope = relative_scale(s2[known], merged["intensity"][known], reference[known])
     scaled: Floats = reference * np.exp(constant + slope * s2)
     return scaled
 

@@ -23,7 +23,7 @@ from xfelproc.kernels.final_sums import MOMENTS, SQUARES, Z_BINS, Z_WIDTH, add_f
 SHELLS, CLASSES = 20, 5
 """Bins of resolution, of equal number of reflections, and of intensity in each, for the spread."""
 PRIOR_DEGREES = 100.0
-"""Independent differences that the spread of a shell counts for in its bins, and 1 in the spread of a shell."""
+"""Independent differences that the spread of a shell counts for in its bins, that of all in a shell's, and 1 in that of all."""
 LEAST_SPREAD = 0.1
 """Factors on variances below this are chance: few observations that agree too well."""
 
@@ -167,8 +167,9 @@ def spread_of_means(sums: Sums, inverse_d2: Floats, signs: Sequence[slice], leas
     ratio = np.divide(found, due, out=np.ones(len(weight)), where=many)
     degrees *= many
     factor = np.ones(len(weight))
+    whole = (ratio @ degrees + PRIOR_DEGREES) / (degrees.sum() + PRIOR_DEGREES)
     for rows in _shells(np.flatnonzero(weight > 0), inverse_d2):
-        shell = (ratio[rows] @ degrees[rows] + PRIOR_DEGREES) / (degrees[rows].sum() + PRIOR_DEGREES)
+        shell = (ratio[rows] @ degrees[rows] + PRIOR_DEGREES * whole) / (degrees[rows].sum() + PRIOR_DEGREES)
         for own in np.array_split(rows[np.argsort(mean[rows], kind="stable")], CLASSES):
             factor[own] = (ratio[own] @ degrees[own] + PRIOR_DEGREES * shell) / (degrees[own].sum() + PRIOR_DEGREES)
     bounded: Floats = np.maximum(factor, least)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from xfelproc.algorithms.merging.ambiguity_settings import Ambiguity
+from xfelproc.algorithms.merging.group_settings import Groups
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.parameters import Parameters
 
@@ -27,6 +28,7 @@ class Merge(Parameters):
     ambiguity: Annotated[Ambiguity, Field(description="lattices that could be indexed in several ways are put into one")] = (
         Ambiguity()
     )
+    groups: Annotated[Groups, Field(description="lattices that are scaled together and merged apart")] = Groups()
     anomalous: Annotated[bool, Field(description="report the anomalous correlation, and draw its half-sets")] = True
     exclude: Annotated[tuple[FlagName, ...], Field(description="integration flags that keep an observation out")] = (
         "OVERLOADED",

@@ -104,7 +104,7 @@ def _merged(
     """Return the figures of a group, merged anew unless it was merged from the same shards before, and a word on it."""
     config, group = members[0].config, _symmetry(folder, members)
     settings, directory = config.section("merge"), RunDirectory(folder.group(name))
-    inputs = [_input(RunDirectory(folder.run(member.run.name)), member.config) for member in members]
+    inputs = [_input(RunDirectory(folder.run(member.run.name)), member) for member in members]
     shards = FoundShards.of(inputs)
     with ExitStack() as stack:
         directory.create()
@@ -122,13 +122,18 @@ def _merged(
         gathering = Gathering(directory, execution, driver, journal, stop, lambda word, details: journal.write(word, **details))
         lineage = merge_lineage(gathering, shards, settings, group)
         record = directory.read_json(RECORD)
-        if record is None or record["lineage"] != lineage or not all((directory.merged / file).is_file() for file in FILES):
+        if record is None or record["lineage"] != lineage or not _is_whole(directory, record):
             say(f"{name}: merging {len(members)} runs")
             directory.report.unlink(missing_ok=True)
             record = {"lineage": lineage, "found": merge_inputs(gathering, shards, settings, group, directory.merged)}
             directory.write_json(RECORD, record)
         _report(gathering, name, folder, members, shards, record["found"], say)
     return _figures(record["found"])
+
+
+def _is_whole(directory: RunDirectory, record: Mapping[str, Any]) -> bool:
+    names = [*FILES, *(record["found"] or {}).get("group_files", ())]
+    return all((directory.merged / name).is_file() for name in names)
 
 
 def _report(
@@ -152,8 +157,9 @@ def _report(
             say(f"{name}: no report: {error}")
 
 
-def _input(directory: RunDirectory, config: JobConfig) -> MergeInput:
-    return MergeInput(directory.path, directory.read_manifest().n_units, result_stage(config, directory))
+def _input(directory: RunDirectory, member: _Member) -> MergeInput:
+    n_units, stage = directory.read_manifest().n_units, result_stage(member.config, directory)
+    return MergeInput(directory.path, n_units, stage, member.run.columns)
 
 
 def _figures(found: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
