@@ -43,6 +43,7 @@ from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs
 from xfelproc.run.recipes import make_driver
 from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup
+from xfelproc.stages.fold import NodeSummary
 from xfelproc.simulation.observations import ObservationSettings, ObservationSimulator
 
 UNIT = 500
@@ -82,21 +83,37 @@ def simulate(run: Path, n_lattices: int) -> tuple[MergeInput, int]:
 
 
 @dataclass
+class Fold:
+    """A fold: its name, when it began (s), and the CPU its tasks took in the workers (s)."""
+
+    name: str
+    begun: float
+    cpu: float = 0.0
+
+
+@dataclass
 class Clock:
-    """A journal that notes when each fold begins."""
+    """A journal that notes when each fold begins, and what its tasks take."""
 
     journal: Journal
     begun: float = field(default_factory=time.monotonic)
-    folds: list[tuple[str, float]] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
 
     def write(self, event: str, **details: Any) -> None:
         self.journal.write(event, **details)
         if event == "fold":
-            self.folds.append((f"{details['stage'].partition('/')[2]} {details['iteration']}", time.monotonic() - self.begun))
+            name = f"{details['stage'].partition('/')[2]} {details['iteration']}"
+            self.folds.append(Fold(name, time.monotonic() - self.begun))
 
-    def told(self, end: float) -> str:
-        ends = [at for _, at in self.folds[1:]] + [end]
-        return ", ".join(f"{name} {b - a:.1f} s" for (name, a), b in zip(self.folds, ends, strict=True))
+    def add(self, summary: NodeSummary) -> None:
+        self.folds[-1].cpu += summary.seconds
+
+    def told(self, end: float, n: int) -> str:
+        ends = [fold.begun for fold in self.folds[1:]] + [end]
+        return "".join(
+            f"  {fold.name:12s} {end - fold.begun:7.1f} s wall {fold.cpu:8.1f} s CPU {1e9 * fold.cpu / n:6.0f} ns an observation\n"
+            for fold, end in zip(self.folds, ends, strict=True)
+        )
 
 
 def largest(pid: int) -> float:
@@ -122,7 +139,7 @@ def measure(folder: Path, found: MergeInput, n: int, workers: int, settings: Mer
     execution = Execution(driver="pool" if workers else "inline", workers=workers or None)
     driver, clock = make_driver(execution, directory.path / "logs"), Clock(Journal(directory.path))
     clear_inflight(directory.path)
-    place = Gathering(directory, execution, driver, clock, StopFlag(), lambda word, details: print(word, details))  # type: ignore[arg-type]
+    place = Gathering(directory, execution, driver, clock, StopFlag(), lambda *event: print(*event), clock.add)  # type: ignore[arg-type]
     cpu = time.process_time()
     record = merge_inputs(place, FoundShards.of([found]), settings, MergingGroup(GROUP, False), directory.merged)
     seconds, cpu = time.monotonic() - clock.begun, time.process_time() - cpu
@@ -136,7 +153,7 @@ def measure(folder: Path, found: MergeInput, n: int, workers: int, settings: Mer
     return (
         f"{record['n_lattices']} lattices, {n} observations, {overall['n_unique']} unique: {seconds:.1f} s wall, "
         f"CPU {cpu:.1f} s dispatcher + {worker_cpu / os.sysconf('SC_CLK_TCK'):.1f} s workers; largest size {dispatcher:.0f} MiB "
-        f"dispatcher, {worker:.0f} MiB a worker\n  {clock.told(seconds)}\n  CC1/2 {overall['cc_half']:.4f}, R_split "
+        f"dispatcher, {worker:.0f} MiB a worker\n{clock.told(seconds, n)}  CC1/2 {overall['cc_half']:.4f}, R_split "
         f"{overall['r_split']:.4f}, CC to the truth {correlation(directory.merged / 'merged.mtz'):.4f}; {record['warnings']}"
     )
 
@@ -147,12 +164,13 @@ def main() -> None:
     parser.add_argument("--lattices", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--scales-only", action="store_true", help="no post-refinement")
     given = parser.parse_args()
     for lattices in given.lattices:
         found, n = simulate(given.folder / str(lattices), lattices)
         pid = os.fork()  # a process for each: the largest size is that of its own work
         if pid == 0:
-            settings = Merge(max_cycles=given.cycles)
+            settings = Merge(max_cycles=given.cycles, post_refine=not given.scales_only)
             print(measure(given.folder / str(lattices), found, n, given.workers, settings), flush=True)
             os._exit(0)
         os.waitpid(pid, 0)

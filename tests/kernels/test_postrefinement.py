@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.spatial.transform import Rotation
+from scipy.special import erfcx, log_ndtr
 
 from xfelproc.algorithms.merging.strains import strain_shapes
 from xfelproc.geometry.cells import b_matrix
-from xfelproc.kernels import partiality, postrefinement, reference_sums, wilson_models
+from xfelproc.kernels import lattice_equations, partiality, postrefinement, reference_sums, wilson_models
+from xfelproc.kernels.scaling import wilson_log_likelihood
 
 KINDS = [partiality.GAUSSIAN, partiality.LORENTZIAN, partiality.OVERLAP]
 ERRORS = np.array([1.0, 1e-3, 1e-4, 0.0, 0.0])
@@ -29,8 +31,10 @@ def test_derivatives_of_the_factors(kind, half, excitation):
         v, p = partiality.factors(kind, 1.0, e, np.exp(a), np.exp(b), s2, half)
         return v * p
 
-    k, with_e, with_w0, with_w1 = partiality.factor_derivatives(kind, 1.0, excitation, w0, w1, s2, half)
-    assert k == pytest.approx(value(), rel=1e-12)
+    w2 = partiality.squared_width(kind, w0, w1, s2, half)
+    v, p = partiality.factors(kind, 1.0, excitation, w0, w1, s2, half)
+    with_e, with_w = partiality.profile_slopes(kind, excitation, np.sqrt(w2), half, p)
+    with_e, with_w0, with_w1 = v * with_e, v * (with_w - p) * w0**2 / w2 + v * p, v * (with_w - p) * w1**2 * s2 / w2
     assert with_e == pytest.approx(difference(lambda e: value(e=e), excitation, 1e-9), rel=1e-4, abs=1e-3)
     assert with_w0 == pytest.approx(difference(lambda a: value(a=a), log_w0, 1e-6), rel=1e-4, abs=1e-7)
     assert with_w1 == pytest.approx(difference(lambda b: value(b=b), log_w1, 1e-6), rel=1e-4, abs=1e-7)
@@ -47,7 +51,7 @@ def test_overlap_is_the_part_of_a_ball_between_two_planes(half):
 
     for excitation in (0.0, 3e-4, 8e-4, -1e-3, 4e-3):
         expected = slab(excitation) / slab(0.0)
-        assert partiality.profile(partiality.OVERLAP, excitation, w, half)[0] == pytest.approx(expected, abs=1e-9)
+        assert partiality.profile(partiality.OVERLAP, excitation, w, half) == pytest.approx(expected, abs=1e-9)
 
 
 def lattice(seed=1, n=300, strains=0):
@@ -120,10 +124,27 @@ def test_normal_equations_have_the_gradient_of_the_target(kind):
     def target(x):
         full, part = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
         partiality.lattice_factors(observed, compared.inverse_d2, shift[0], x, kind, full, part)
-        return postrefinement.target(observed, compared, full, part, x, prior, precision, robust)
+        return lattice_equations.target(observed, compared, full, part, x, prior, precision, robust)
 
     normal, right = np.zeros((len(p), len(p))), np.zeros(len(p))
-    value = postrefinement.equations(observed, compared, shift[0], p, prior, precision, kind, robust, normal, right)
+    full, part = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
+    partiality.lattice_factors(observed, compared.inverse_d2, shift[0], p, kind, full, part)
+    value = lattice_equations.equations(
+        observed,
+        compared,
+        shift[0],
+        p,
+        prior,
+        precision,
+        kind,
+        robust,
+        np.ones(len(p), dtype=bool),
+        full,
+        part,
+        np.empty((len(p), n)),
+        normal,
+        right,
+    )
     assert value == pytest.approx(target(p), rel=1e-4)
     for i, step in enumerate([1e-3, 1e-2, 1e-6, 1e-6, 1e-3, 1e-3, 1e-6, 1e-6]):
         x = np.zeros(len(p))
@@ -189,11 +210,30 @@ def test_a_lattice_is_compared_to_the_others_alone():
     assert share == pytest.approx(np.mean(own / weight))
 
 
+def wilson_term(intensity, sigma, mu):
+    a, b, _ = wilson_models.wilson_parts(intensity, sigma, mu)
+    return a - np.log(b)
+
+
+def test_wilsons_likelihood_is_that_of_the_convolution():
+    for intensity, sigma, mu in ((50.0, 10.0, 40.0), (-20.0, 10.0, 3.0), (5.0, 30.0, 100.0), (0.0, 1.0, 300.0), (60.0, 1.0, 5.0)):
+        expected = wilson_log_likelihood(np.array([intensity]), np.array([sigma]), np.array([mu]))
+        assert -wilson_term(intensity, sigma, mu) == pytest.approx(expected, abs=1e-7)
+
+
+def test_complementary_error_function():
+    x = np.concatenate([np.linspace(-9.0, 9.0, 181), [40.0, 1e3, 1e5]])
+    parts = np.array([wilson_models.erfc_parts(v) for v in x])
+    found = np.log(parts[:, 1]) + parts[:, 0] - np.where(x > 0, x**2, 0.0)
+    np.testing.assert_allclose(found, np.log(2.0) + log_ndtr(-x * np.sqrt(2.0)), rtol=2e-8, atol=2e-8)
+    np.testing.assert_allclose(parts[:, 2], np.where(x < -6.0, 0.0, 1.0 / erfcx(x)), rtol=2e-8, atol=1e-15)
+
+
 def test_slope_of_wilsons_likelihood():
     for intensity, sigma, mu in ((50.0, 10.0, 40.0), (-20.0, 10.0, 3.0), (5.0, 30.0, 100.0), (900.0, 5.0, 20.0), (0.0, 1.0, 300.0)):
         capped = intensity > wilson_models.LIKELY * mu + 6 * sigma
-        slope = wilson_models.wilson_slope(intensity, sigma, mu)
-        expected = -difference(lambda m, i=intensity, s=sigma: wilson_models.wilson_term(i, s, m), mu, 1e-4 * mu)
+        slope = wilson_models.wilson_parts(intensity, sigma, mu)[2]
+        expected = -difference(lambda m, i=intensity, s=sigma: wilson_term(i, s, m), mu, 1e-4 * mu)
         if not capped:
             assert slope == pytest.approx(expected, rel=1e-4, abs=1e-9)
 

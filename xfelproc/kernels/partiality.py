@@ -95,20 +95,15 @@ def _overlap(excitation: float, w: float, half: float) -> tuple[float, float, fl
 
 
 @njit(cache=True, nogil=True)
-def profile(kind: int, excitation: float, w: float, half: float) -> tuple[float, float, float]:
-    """Return the profile (1 at ε = 0), its derivative with ε and that with log w.
-
-    ``half`` (1/Å) is half the distance of the two Ewald spheres at the ends of the bandwidth.
-    """
+def profile(kind: int, excitation: float, w: float, half: float) -> float:
+    """Return the profile, 1 at ε = 0; ``half`` (1/Å) is half the distance of the two Ewald spheres at the ends of the bandwidth."""
+    u = excitation / w
     if kind == GAUSSIAN:
-        u = excitation / w
-        f = math.exp(-0.5 * u * u)
-        return f, -f * u / w, f * u * u
+        return math.exp(-0.5 * u * u)
     if kind == LORENTZIAN:
-        u = excitation / w
-        f = 1.0 / (1.0 + 2.0 * u * u)
-        return f, -4.0 * f * f * u / w, 4.0 * f * f * u * u
-    return _overlap(excitation, w, half)
+        return 1.0 / (1.0 + 2.0 * u * u)
+    value: float = _overlap(excitation, w, half)[0]
+    return value
 
 
 @njit(cache=True, nogil=True)
@@ -128,27 +123,19 @@ def factors(
     if kind == FULL:
         return 1.0, 1.0
     w = math.sqrt(squared_width(kind, w0, w1, inverse_d2, half))
-    if kind == GAUSSIAN:
-        u = excitation / w
-        return w0 / w, math.exp(-0.5 * u * u)
-    return w0 / w, profile(kind, excitation, w, half)[0]
+    return w0 / w, profile(kind, excitation, w, half)
 
 
 @njit(cache=True, nogil=True)
-def factor_derivatives(
-    kind: int, given: float, excitation: float, w0: float, w1: float, inverse_d2: float, half: float
-) -> tuple[float, float, float, float]:
-    """Return partiality · w0 / w, and its derivatives with ε, log w0 and log w1."""
-    if kind == GIVEN:
-        return given, 0.0, 0.0, 0.0
-    if kind == FULL:
-        return 1.0, 0.0, 0.0, 0.0
-    w2 = squared_width(kind, w0, w1, inverse_d2, half)
-    w = math.sqrt(w2)
-    f, with_e, with_w = profile(kind, excitation, w, half)
-    a, b, v = w0 * w0 / w2, w1 * w1 * inverse_d2 / w2, w0 / w
-    # log(w0 / w) grows with log w0 by 1 - a, with log w1 by -b
-    return v * f, v * with_e, v * (with_w * a + f * (1.0 - a)), v * (with_w - f) * b
+def profile_slopes(kind: int, excitation: float, w: float, half: float, f: float) -> tuple[float, float]:
+    """Return the derivatives of the profile with ε and with log w, where its value is ``f``."""
+    u = excitation / w
+    if kind == GAUSSIAN:
+        return -f * u / w, f * u * u
+    if kind == LORENTZIAN:
+        return -4.0 * f * f * u / w, 4.0 * f * f * u * u
+    _, with_e, with_w = _overlap(excitation, w, half)
+    return with_e, with_w
 
 
 @njit(cache=True, nogil=True)
@@ -198,24 +185,6 @@ def moved_excitation(observed: Observed, i: int, p: Floats) -> float:
     for s in range(N_FIXED, p.shape[0]):
         e += p[s] * observed.derivatives[i, s - N_FIXED + 2]
     return e
-
-
-@njit(cache=True, nogil=True)
-def model_derivatives(observed: Observed, i: int, s2: float, shift: float, p: Floats, kind: int, d: Floats) -> float:
-    """Return k = scale · exp(-B/2d²) · w0/w · partiality of an observation; write its derivatives with the parameters to d."""
-    w0, w1 = math.exp(p[4]), math.exp(p[5])
-    e = moved_excitation(observed, i, p)
-    part, with_e, with_w0, with_w1 = factor_derivatives(kind, observed.given[i], e, w0, w1, s2, shift * s2)
-    full = math.exp(p[0] - 0.5 * p[1] * s2)
-    d[0] = full * part
-    d[1] = -0.5 * s2 * full * part
-    d[2] = full * with_e * observed.derivatives[i, 0]
-    d[3] = full * with_e * observed.derivatives[i, 1]
-    d[4] = full * with_w0
-    d[5] = full * with_w1
-    for s in range(N_FIXED, p.shape[0]):
-        d[s] = full * with_e * observed.derivatives[i, s - N_FIXED + 2]
-    return full * part
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from xfelproc.kernels.error_model import observation_variance
-from xfelproc.kernels.partiality import Observed, lattice_factors, model_derivatives, part_of
+from xfelproc.kernels.lattice_equations import equations, target
+from xfelproc.kernels.partiality import Observed, lattice_factors, part_of
 from xfelproc.kernels.reference_sums import Compared, Means, lattice_variances, others
 from xfelproc.kernels.small_matrices import solve_spd
 
@@ -42,90 +43,6 @@ class Priors(NamedTuple):
     value: Floats
     precision: Floats
     free: Bools
-
-
-@njit(cache=True, nogil=True)
-def restraints(p: Floats, prior: Floats, precision: Floats, normal: Floats, right: Floats) -> float:
-    """Return ½ Σ precision (p - prior)²; start the normal equations with it."""
-    total = 0.0
-    for u in range(p.shape[0]):
-        away = prior[u] - p[u]
-        total += 0.5 * precision[u] * away * away
-        right[u] = precision[u] * away
-        for v in range(p.shape[0]):
-            normal[u, v] = 0.0
-        normal[u, u] = precision[u]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def add_equation(d: Floats, weight: float, residual: float, normal: Floats, right: Floats) -> None:
-    """Add an observation of the derivatives d to the lower triangle of the normal equations."""
-    for u in range(d.shape[0]):
-        right[u] += weight * d[u] * residual
-        for v in range(u + 1):
-            normal[u, v] += weight * d[u] * d[v]
-
-
-@njit(cache=True, nogil=True)
-def equations(
-    observed: Observed,
-    compared: Compared,
-    shift: float,
-    p: Floats,
-    prior: Floats,
-    precision: Floats,
-    kind: int,
-    robust: float,
-    normal: Floats,
-    right: Floats,
-) -> float:
-    """Return the target Σ ½ c² log(1 + z²/c²) + ½ Σ precision (p - prior)²; write the normal equations of a step.
-
-    z = (I - k J) / σ, c = ``robust``: the negative log-likelihood of Cauchy's law, whose weight is 1 / (1 + z²/c²).
-    """
-    n = p.shape[0]
-    total = restraints(p, prior, precision, normal, right)
-    d = np.empty(n)
-    c2 = robust * robust
-    for i in range(observed.intensity.shape[0]):
-        if math.isinf(compared.variance[i]):
-            continue
-        k = model_derivatives(observed, i, compared.inverse_d2[i], shift, p, kind, d)
-        j = compared.mean[i]
-        y = observed.intensity[i] - k * j
-        z2 = y * y / compared.variance[i]
-        total += 0.5 * c2 * math.log1p(z2 / c2)
-        weight = 1.0 / (compared.variance[i] * (1.0 + z2 / c2))
-        # d is of k: the model is k J
-        add_equation(d, weight * j * j, y / j if j != 0.0 else 0.0, normal, right)
-    for u in range(n):
-        for v in range(u):
-            normal[v, u] = normal[u, v]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def target(
-    observed: Observed,
-    compared: Compared,
-    full: Singles,
-    partiality: Singles,
-    p: Floats,
-    prior: Floats,
-    precision: Floats,
-    robust: float,
-) -> float:
-    """Return the target of `equations` where the factors are known."""
-    total = 0.0
-    for u in range(p.shape[0]):
-        total += 0.5 * precision[u] * (p[u] - prior[u]) ** 2
-    c2 = robust * robust
-    for i in range(full.shape[0]):
-        if not math.isinf(compared.variance[i]):
-            y = observed.intensity[i] - full[i] * partiality[i] * compared.mean[i]
-            total += 0.5 * c2 * math.log1p(y * y / compared.variance[i] / c2)
-    return total
 
 
 @njit(cache=True, nogil=True)
@@ -171,13 +88,28 @@ def refine_lattice(
     target worse is not taken.
     """
     n, m = parameters.shape[0], observed.intensity.shape[0]
-    normal, right, step = np.zeros((n, n)), np.zeros(n), np.zeros(n)
+    normal, right, step, columns = np.zeros((n, n)), np.zeros(n), np.zeros(n), np.empty((n, m))
     full, part = np.empty(m, dtype=np.float32), np.empty(m, dtype=np.float32)
     damping, taken = 1e-3, 0
+    lattice_factors(observed, compared.inverse_d2, shift, parameters, kind, full, part)
     for _ in range(rounds):
-        lattice_factors(observed, compared.inverse_d2, shift, parameters, kind, full, part)
         lattice_variances(observed, full, part, quality, errors, compared)
-        before = equations(observed, compared, shift, parameters, prior, priors.precision, kind, robust, normal, right)
+        before = equations(
+            observed,
+            compared,
+            shift,
+            parameters,
+            prior,
+            priors.precision,
+            kind,
+            robust,
+            priors.free,
+            full,
+            part,
+            columns,
+            normal,
+            right,
+        )
         after, trial = math.inf, parameters
         for _trial in range(TRIALS):
             if not damped_step(normal, right, priors.free, damping, step):
@@ -199,6 +131,12 @@ def refine_lattice(
 
 
 @njit(cache=True, nogil=True)
+def _asinh(x: float) -> float:
+    """Return asinh(x) to 1e-16 absolutely: where x is small the library's keeps digits that nobody needs, at four times the cost."""
+    return math.copysign(math.log(abs(x) + math.sqrt(1.0 + x * x)), x)
+
+
+@njit(cache=True, nogil=True)
 def compare_lattice(
     observed: Observed, compared: Compared, full: Singles, partiality: Singles, typical: Floats, min_partiality: float
 ) -> tuple[float, int]:
@@ -214,7 +152,7 @@ def compare_lattice(
             continue
         t = typical[observed.group[i]]
         k = np.float64(full[i]) * partiality[i]
-        a, b = math.asinh(observed.intensity[i] / (k * t)), math.asinh(compared.mean[i] / t)
+        a, b = _asinh(observed.intensity[i] / (k * t)), _asinh(compared.mean[i] / t)
         weight = 1.0 / (compared.variance[i] / (k * k * t * t) + 0.01)
         w, x, y = w + weight, x + weight * a, y + weight * b
         xx, xy, yy = xx + weight * a * a, xy + weight * a * b, yy + weight * b * b
@@ -249,19 +187,19 @@ def lattice_quality(
         m += 1
     if m < FEWEST_FOR_QUALITY:
         return 1.0
-    low, high = 0.0, math.log(MOST_QUALITY)
+    low, high = math.log(2.0), math.log(MOST_QUALITY)
     for step in range(QUALITY_STEPS + 1):
-        # the first look is at 1, where most lattices stay
-        middle = 0.5 * (low + high) if step else 0.0
+        # the first look is at 2, below which all lattices have 1: most are there
+        middle = 0.5 * (low + high) if step else low
         q, total = math.exp(middle), 0.0
         for i in range(m):
             total += square[i] / (square[i] + counting[i] + q * model[i])
         if total > USUAL * m:
             low = middle
+        elif step == 0:
+            return 1.0
         else:
             high = middle
-        if step == 0 and high == 0.0:
-            return 1.0
     return max(1.0, math.exp(0.5 * (low + high)) - 1.0)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.partiality import Observed, lattice_factors, model_derivatives, part_of
-from xfelproc.kernels.postrefinement import GAIN_ENOUGH, TRIALS, Priors, add_equation, damped_step, restraints
-from xfelproc.kernels.scaling import INV_SQRT_2, INV_SQRT_PI, LIKELY, log_erfc
+from xfelproc.kernels.lattice_equations import MUCH, add_products, restraints, write_columns
+from xfelproc.kernels.partiality import Observed, lattice_factors, part_of
+from xfelproc.kernels.postrefinement import GAIN_ENOUGH, TRIALS, Priors, damped_step
+from xfelproc.kernels.scaling import INV_SQRT_2, INV_SQRT_PI, LIKELY
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -25,27 +26,64 @@ FLOOR = 3e-3
 """Partiality that none falls below in the likelihood: tails beyond the profile must not rule the width."""
 FAINT = 1e-4
 """Mean over noise below which it makes no difference how faint a reflection is: shells beyond the limit have no mean."""
+ALL = -6.0
+"""Below it erfc is 2."""
+SMOOTH = (
+    -1.2655121177480133,
+    0.9999980468825516,
+    0.3751098298622657,
+    0.08091932392558016,
+    -0.058600640180070135,
+    -0.32548988822849273,
+    0.6665116752085514,
+    -2.0110277318129315,
+    3.6426044548153875,
+    -3.50588734620295,
+    1.8539800227668817,
+    -0.507375311167912,
+    0.054769677945460914,
+)
+"""Coefficients of `erfc_parts`, least squares at 400 Chebyshev nodes."""
 
 
 @njit(cache=True, nogil=True)
-def wilson_term(intensity: float, sigma: float, mu: float) -> float:
-    """Return the negative log-likelihood of an observation; beyond 15 μ + 6 σ it counts as if it were there."""
-    mu = max(mu, FAINT * sigma)
+def erfc_parts(x: float) -> tuple[float, float, float]:
+    """Return a and b with erfc(x) = b exp(a - [x > 0] x²), and exp(-x²) / erfc(x); relative errors below 1e-8.
+
+    With t = 1 / (1 + x/2), log(exp(x²) erfc(x) / t) of x ≥ 0 is smooth in 0 ≤ t ≤ 1: a Chebyshev fit, here in powers of t.
+    """
+    t = 1.0 / (1.0 + 0.5 * abs(x))
+    a = SMOOTH[12]
+    for power in range(11, -1, -1):
+        a = a * t + SMOOTH[power]
+    if x >= 0.0:
+        return a, t, math.exp(-a) / t
+    if x < ALL:
+        return 0.0, 2.0, 0.0
+    gauss = math.exp(-x * x)
+    b = 2.0 - t * math.exp(a) * gauss
+    return 0.0, b, gauss / b
+
+
+@njit(cache=True, nogil=True)
+def wilson_parts(intensity: float, sigma: float, mu: float) -> tuple[float, float, float]:
+    """Return a and b of the negative log-likelihood a - log(b) of an observation, and minus its derivative with μ.
+
+    Beyond 15 μ + 6 σ it counts as if it were there.
+    """
+    faint = mu < FAINT * sigma
+    if faint:
+        mu = FAINT * sigma
     ratio = sigma / mu
     seen = min(intensity, LIKELY * mu + 6.0 * sigma)
-    return -(0.5 * ratio * ratio - seen / mu + log_erfc((ratio - seen / sigma) * INV_SQRT_2) - math.log(2.0 * mu))
-
-
-@njit(cache=True, nogil=True)
-def wilson_slope(intensity: float, sigma: float, mu: float) -> float:
-    """Return minus the derivative of `wilson_term` with μ."""
-    if mu < FAINT * sigma:
-        return 0.0
-    seen = min(intensity, LIKELY * mu + 6.0 * sigma)
-    x = (sigma / mu - seen / sigma) * INV_SQRT_2
+    away = seen / sigma
+    x = (ratio - away) * INV_SQRT_2
+    a, b, hazard = erfc_parts(x)
+    # σ²/2μ² - I/μ - x² = -I²/2σ²
+    exponent = -0.5 * away * away if x >= 0.0 else 0.5 * ratio * ratio - away * ratio
     # d log erfc(x) / dx = -2 exp(-x²) / (√π erfc(x))
-    hazard = 2.0 * INV_SQRT_PI * math.exp(-x * x - log_erfc(x))
-    return (-(sigma * sigma) / mu + seen + hazard * sigma * INV_SQRT_2) / (mu * mu) - 1.0 / mu
+    slope = (-ratio * sigma + seen + 2.0 * INV_SQRT_PI * INV_SQRT_2 * hazard * sigma) / (mu * mu) - 1.0 / mu
+    return -exponent - a, 0.5 * b / mu, 0.0 if faint else slope
 
 
 @njit(cache=True, nogil=True)
@@ -57,33 +95,38 @@ def _equations(
     shift: float,
     p: Floats,
     prior: Floats,
-    precision: Floats,
+    priors: Priors,
     kind: int,
+    full: Singles,
+    partiality: Singles,
+    columns: Floats,
     normal: Floats,
     right: Floats,
 ) -> float:
-    """Return the target and write the normal equations of a step by Fisher's scoring, the information of μ being 1/(μ² + σ²)."""
-    total = restraints(p, prior, precision, normal, right)
-    d = np.empty(p.shape[0])
-    for i in range(sigma.shape[0]):
+    """Return the target and write the normal equations of a step by Fisher's scoring, the information of μ being 1/(μ² + σ²).
+
+    ``full`` and ``partiality`` are the factors under p; ``columns`` (p, n) is room for the derivatives.
+    """
+    total = restraints(p, prior, priors.precision, normal, right)
+    write_columns(observed, inverse_d2, shift, p, kind, priors.free, full, partiality, columns)
+    m = sigma.shape[0]
+    weight, weighted, product = np.zeros(m), np.zeros(m), 1.0
+    for i in range(m):
         s2, t = inverse_d2[i], typical[i]
         if not (sigma[i] > 0.0 and t > 0.0):
             continue
-        k = model_derivatives(observed, i, s2, shift, p, kind, d)
         least = FLOOR * math.exp(p[0] - 0.5 * p[1] * s2)
-        if k < least:
-            d[:] = 0.0
-            d[0], d[1] = least, -0.5 * s2 * least
-            k = least
-        mu = k * t
-        total += wilson_term(observed.intensity[i], sigma[i], mu)
-        weight = 1.0 / (mu * mu + sigma[i] * sigma[i])
-        slope = wilson_slope(observed.intensity[i], sigma[i], mu)
-        add_equation(d, weight * t * t, slope / (weight * t), normal, right)
-    for u in range(p.shape[0]):
-        for v in range(u):
-            normal[v, u] = normal[u, v]
-    return total
+        if columns[0, i] < least:
+            columns[:, i] = 0.0
+            columns[0, i], columns[1, i] = least, -0.5 * s2 * least
+        mu = columns[0, i] * t
+        a, b, slope = wilson_parts(observed.intensity[i], sigma[i], mu)
+        total, product = total + a, product * b
+        if not 1.0 / MUCH < product < MUCH:
+            total, product = total - math.log(product), 1.0
+        weight[i], weighted[i] = t * t / (mu * mu + sigma[i] * sigma[i]), slope * t
+    add_products(columns, weight, weighted, priors.free, normal, right)
+    return total - math.log(product)
 
 
 @njit(cache=True, nogil=True)
@@ -92,40 +135,30 @@ def _target(
     inverse_d2: Singles,
     typical: Floats,
     sigma: Floats,
-    shift: float,
     p: Floats,
     prior: Floats,
     precision: Floats,
-    kind: int,
     full: Singles,
     partiality: Singles,
 ) -> float:
-    lattice_factors(observed, inverse_d2, shift, p, kind, full, partiality)
-    total = 0.0
+    """Return the target of `_equations` where the factors are known."""
+    total, product = 0.0, 1.0
     for u in range(p.shape[0]):
         total += 0.5 * precision[u] * (p[u] - prior[u]) ** 2
     for i in range(sigma.shape[0]):
         if not (sigma[i] > 0.0 and typical[i] > 0.0):
             continue
-        k = max(full[i] * partiality[i], FLOOR * math.exp(p[0] - 0.5 * p[1] * inverse_d2[i]))
-        total += wilson_term(observed.intensity[i], sigma[i], k * typical[i])
-    return total
+        k = max(np.float64(full[i]) * partiality[i], FLOOR * math.exp(p[0] - 0.5 * p[1] * inverse_d2[i]))
+        a, b, _ = wilson_parts(observed.intensity[i], sigma[i], k * typical[i])
+        total, product = total + a, product * b
+        if not 1.0 / MUCH < product < MUCH:
+            total, product = total - math.log(product), 1.0
+    return total - math.log(product)
 
 
 @njit(cache=True, nogil=True)
-def _log_ratio(
-    observed: Observed,
-    inverse_d2: Singles,
-    typical: Floats,
-    sigma: Floats,
-    shift: float,
-    p: Floats,
-    kind: int,
-    full: Singles,
-    partiality: Singles,
-) -> float:
+def _log_ratio(observed: Observed, typical: Floats, sigma: Floats, full: Singles, partiality: Singles) -> float:
     """Return the log of the sum of all intensities, at least its standard deviation, over what is expected."""
-    lattice_factors(observed, inverse_d2, shift, p, kind, full, partiality)
     total = expected = noise = 0.0
     for i in range(sigma.shape[0]):
         total += observed.intensity[i]
@@ -148,21 +181,26 @@ def _fit_lattice(
 ) -> None:
     """Fit the free parameters of one lattice in place."""
     n, m = parameters.shape[0], typical.shape[0]
-    normal, right, step = np.zeros((n, n)), np.zeros(n), np.zeros(n)
+    normal, right, step, columns = np.zeros((n, n)), np.zeros(n), np.zeros(n), np.empty((n, m))
     full, part = np.empty(m, dtype=np.float32), np.empty(m, dtype=np.float32)
     sigma = np.empty(m)
     for i in range(m):
         sigma[i] = math.sqrt(observed.fixed[i] + observed.gain[i] * max(observed.intensity[i], 0.0))
-    parameters[0] += _log_ratio(observed, inverse_d2, typical, sigma, shift, parameters, kind, full, part)
+    lattice_factors(observed, inverse_d2, shift, parameters, kind, full, part)
+    parameters[0] += _log_ratio(observed, typical, sigma, full, part)
+    lattice_factors(observed, inverse_d2, shift, parameters, kind, full, part)
     damping = 1e-3
     for _ in range(rounds):
-        before = _equations(observed, inverse_d2, typical, sigma, shift, parameters, prior, priors.precision, kind, normal, right)
+        before = _equations(
+            observed, inverse_d2, typical, sigma, shift, parameters, prior, priors, kind, full, part, columns, normal, right
+        )
         after, trial = math.inf, parameters
         for _trial in range(TRIALS):
             if not damped_step(normal, right, priors.free, damping, step):
                 break
             trial = parameters + step
-            after = _target(observed, inverse_d2, typical, sigma, shift, trial, prior, priors.precision, kind, full, part)
+            lattice_factors(observed, inverse_d2, shift, trial, kind, full, part)
+            after = _target(observed, inverse_d2, typical, sigma, trial, prior, priors.precision, full, part)
             if after < before:
                 break
             damping *= 10.0
