@@ -43,8 +43,8 @@ from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs
 from xfelproc.run.recipes import make_driver
 from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup
-from xfelproc.stages.fold import NodeSummary
 from xfelproc.simulation.observations import ObservationSettings, ObservationSimulator
+from xfelproc.stages.fold import NodeSummary
 
 UNIT = 500
 GROUP = "P 43 21 2"

@@ -1,6 +1,6 @@
 """Target and normal equations of a lattice's post-refinement: columns of derivatives first, then their products.
 
-The factors of the observations under the parameters (`partiality.lattice_factors`) are known, so that nothing transcendental is left
+The factors of the observations under the parameters (`partiality.lattice_factors`) are known: nothing transcendental is left
 here but one logarithm for many observations.
 """
 

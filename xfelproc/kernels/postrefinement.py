@@ -132,7 +132,7 @@ def refine_lattice(
 
 @njit(cache=True, nogil=True)
 def _asinh(x: float) -> float:
-    """Return asinh(x) to 1e-16 absolutely: where x is small the library's keeps digits that nobody needs, at four times the cost."""
+    """Return asinh(x) to 1e-16 absolutely: the digits of small x that the library keeps cost three times as much."""
     return math.copysign(math.log(abs(x) + math.sqrt(1.0 + x * x)), x)
 
 
