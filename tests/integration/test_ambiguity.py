@@ -48,3 +48,23 @@ def test_lattices_are_put_into_one_setting(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "gather" / "merge.json").read_text())
     assert record["settings"]["resolved"]
     assert record["ambiguity"] == []
+    for to, name in (("stream", "x.stream"), ("dials", "x.expt")):
+        for setting in ("resolved", "indexed"):
+            path = tmp_path / f"{setting}_{name}"
+            done = xfelproc("export", tmp_path / "run", "--to", to, "-o", path, "--setting", setting)
+            assert done.code == 0, done.output
+            turned = exported_upright(path, tmp_path / "truth.h5")
+            assert np.array_equal(turned, after if setting == "resolved" else before)
+
+
+def exported_upright(path: Path, truth: Path) -> np.ndarray:
+    """Return of each exported crystal what `upright` does; one crystal a frame, in their order."""
+    if path.suffix == ".stream":
+        rows = [line.split() for line in path.read_text().splitlines() if line.startswith("cstar = ")]
+        c_star = np.array([row[2:5] for row in rows], dtype=np.float64) * [-1, 1, -1]
+    else:
+        crystals = json.loads(path.read_text())["crystal"]
+        c_star = np.array([np.cross(x["real_space_a"], x["real_space_b"]) for x in crystals])
+    with h5py.File(truth) as file:
+        true = file["lattice/A"][()][np.argsort(file["lattice/frame"][()])]
+    return np.einsum("ni,ni->n", c_star, true[:, :, 2]) > 0

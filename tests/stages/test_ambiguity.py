@@ -29,7 +29,7 @@ def test_points_stay_where_they_are(group: str, cell: tuple[float, ...]) -> None
     lattice = np.repeat(np.arange(k), 50)
     reflections = ReflectionTable(n, lattice=lattice, hkl=hkl, intensity=rng.normal(size=n))
     lattices = LatticeTable(k, frame=np.zeros(k), A=matrices, cell=np.tile(cell, (k, 1)))
-    before = UnitResult(FrameTable(1), SpotTable(0), lattices, IndexedTable(0), reflections)
+    before = UnitResult(FrameTable(1), SpotTable(0), lattices, IndexedTable(n, lattice=lattice, hkl=hkl), reflections)
     after = in_settings(before, settings.matrices, np.zeros(k, dtype=bool))
 
     def points(result: UnitResult) -> np.ndarray:
@@ -39,6 +39,7 @@ def test_points_stay_where_they_are(group: str, cell: tuple[float, ...]) -> None
     assert points(after) == pytest.approx(points(before), abs=1e-12)
     assert np.array_equal(after.reflections["hkl"][lattice == 0], hkl[lattice == 0])
     assert not any(np.array_equal(after.reflections["hkl"][lattice == c], hkl[lattice == c]) for c in range(1, k))
+    assert np.array_equal(after.indexed["hkl"], after.reflections["hkl"])
     assert np.array_equal(after.reflections["intensity"], reflections["intensity"])
     assert after.lattices["cell"] == pytest.approx(np.tile(cell, (k, 1)), rel=0.01)
     assert np.array_equal(lattices["A"], matrices), "what was read is not changed"

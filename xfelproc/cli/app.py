@@ -189,11 +189,14 @@ def export(
         str, typer.Option("--to", help="mtz, mtz-halves, mmcif, mmcif-unmerged, hkl, hkl-halves, table1, stream, dials or geom")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; dials: X.expt, and X.refl beside it")],
+    setting: Annotated[
+        str, typer.Option("--setting", help="stream, dials: lattices as merging resolved an ambiguity (resolved), or as indexed")
+    ] = "resolved",
 ) -> None:
     """Write results in another program's format."""
     from xfelproc.run.exporting import export as export_run
 
-    for path in export_run(folder, to, output):
+    for path in export_run(folder, to, output, setting):
         typer.echo(f"wrote {path}")
 
 

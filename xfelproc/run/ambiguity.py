@@ -15,11 +15,11 @@ from xfelproc.algorithms.merging.ambiguity import Doubt, Resolution
 from xfelproc.algorithms.merging.ambiguity_operators import Settings, find_settings, strain
 from xfelproc.algorithms.merging.ambiguity_reference import reference_mean
 from xfelproc.algorithms.merging.settings import Merge
-from xfelproc.errors import DataError
+from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.io.nodes import Partial, read_node, write_node
 from xfelproc.io.shards import read_lattices
-from xfelproc.io.store import to_bytes
+from xfelproc.io.store import opened, to_bytes
 from xfelproc.models.tables import SettingTable
 from xfelproc.run.folding import Gathering
 from xfelproc.run.lineage import digest, file_identity, versions
@@ -35,6 +35,7 @@ from xfelproc.stages.ambiguity import (
     resolution_from,
 )
 from xfelproc.stages.fold import Nodes, Shards, cut_leaves
+from xfelproc.stages.resolved import ResolvedShards
 
 STAGE = "ambiguity"
 FILE = "settings.h5"
@@ -98,7 +99,7 @@ def resolved_indexing(
     content: dict[str, Any] = {"shards": lineage, "merge": settings.model_dump(mode="json"), "group": space_group, "cell": cell}
     content |= {"reference": None if asked is None else file_identity(asked), "versions": versions()}
     job = AmbiguityJob(settings, space_group, digest(content))
-    return _resolved(gathering, job, shards, frames, among, cell, output)
+    return _resolved(gathering, job, shards, frames, among, cell, output, lineage)
 
 
 def _resolved(
@@ -109,6 +110,7 @@ def _resolved(
     among: Settings,
     cell: Sequence[float],
     output: Path,
+    lineage: str,
 ) -> Indexing:
     knobs = job.settings.ambiguity
     reference = None if knobs.reference is None else _reference(gathering, Path(knobs.reference), among, cell, job)
@@ -121,7 +123,7 @@ def _resolved(
     place, found = Place(job, path, made), resolution_from(arrays)
     table = _joined(gathering.update(place, f"{STAGE}/place", 0, shards, leaves))
     record = _record(table, found, cell, knobs.reference)
-    write_atomic(output / FILE, _file(table, found.settings))
+    write_atomic(output / FILE, _file(table, found, lineage))
     if not found.resolved:
         return Indexing(shards, among.names[1:], record, (_nothing(found.significance),))
     matrices = tuple(tuple(tuple(row) for row in matrix) for matrix in found.settings.matrices.tolist())
@@ -167,7 +169,8 @@ def _joined(paths: Sequence[Path]) -> Partial:
     return {name: np.concatenate([part[name] for part in parts]) for name in (*PLACED, "block", "row")}
 
 
-def _file(table: Partial, settings: Settings) -> bytes:
+def _file(table: Partial, found: Resolution, lineage: str) -> bytes:
+    settings = found.settings
     names = np.array(settings.names, dtype=object)
     columns = {name: table[name] for name in ("setting", "probability", "margin", "correlation")}
     rows = SettingTable(
@@ -179,7 +182,40 @@ def _file(table: Partial, settings: Settings) -> bytes:
         doubt=table["doubt"],
         **columns,
     )
-    return to_bytes({"operators": list(settings.names)}, {"lattices": rows}, {})
+    said = {"operators": list(settings.names), "matrices": settings.matrices, "resolved": found.resolved, "shards": lineage}
+    return to_bytes(said, {"lattices": rows}, {})
+
+
+def shards_as_merged(shards: Shards, lineage: str, output: Path) -> ResolvedShards | None:
+    """Return the shards of one run with their lattices in the settings that its merging found; None if it resolved nothing.
+
+    Parameters
+    ----------
+    shards, lineage
+        The shards, and the hash of their lineages.
+    output
+        Folder of the merged files.
+
+    Raises
+    ------
+    ConfigError
+        If the settings are those of other shards.
+    DataError
+        If their file is damaged.
+    """
+    path = output / FILE
+    if not path.is_file():
+        return None
+    with opened(path) as file:
+        said = dict(file.attrs)
+    if not said.get("resolved", True):
+        return None
+    if said.get("shards") != lineage:
+        raise ConfigError(
+            f"{path}: frames were processed, or merged by another version, since the ambiguity was resolved: merge again "
+            "(run the same job with --only merge), or give --setting indexed"
+        )
+    return ResolvedShards(shards.stage, shards.runs, path.absolute(), lineage)
 
 
 def _operators(settings: Settings, cell: Sequence[float]) -> list[dict[str, Any]]:

@@ -76,7 +76,8 @@ class Combined:
 class CombineInput:
     """A run whose lattices are combined: its folder, manifest, the stage of its last shards, and what its files are opened with.
 
-    ``place`` gives a frame's detector the refined geometry; None: it was not refined.
+    ``place`` gives a frame's detector the refined geometry; None: it was not refined. ``shards`` is how its shards are to be read,
+    where it is combined alone; None: as they are.
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class CombineInput:
     stage: str
     settings: SourceSettings
     place: Callable[[Detector], Detector] | None = None
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def combine_runs(gathering: Gathering, runs: Sequence[CombineInput], settings: C
     OutputError
         If the output cannot be written; what is done is kept for the next attempt.
     """
-    shards = Shards(tuple(run.stage for run in runs), tuple((run.folder.absolute(), run.manifest.n_units) for run in runs))
+    own = runs[0].shards if len(runs) == 1 else None
+    shards = own or Shards(tuple(run.stage for run in runs), tuple((run.folder.absolute(), run.manifest.n_units) for run in runs))
     sizes = np.concatenate([np.diff(run.manifest.offsets) for run in runs])
     chosen = _choose(gathering, shards, settings, cut_leaves(sizes, gathering.execution.fold_size))
     done = (

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from xfelproc.io.consolidate import Consolidated, consolidate
 from xfelproc.io.manifest import Manifest
 from xfelproc.io.nodes import Partial
-from xfelproc.io.shards import read_shard
 from xfelproc.models.frames import UnitResult
 from xfelproc.stages.combine_rows import rows_of_units
 from xfelproc.stages.fold import Shards
@@ -46,7 +45,7 @@ class _ChosenUnits:
     def read(self, place: int) -> UnitResult:
         block = int(self.blocks[place])
         rows = self.rows["row"][int(self.first[place]) : int(self.first[place + 1])].astype(np.int64)
-        result = rows_of_units(read_shard(self.shards.open(block).path), rows)
+        result = rows_of_units(self.shards.open(block).result(), rows)
         source = result.frames["source"] + self.first_source[self.shards.place(block)[0]]
         return replace(result, frames=result.frames.replace(source=source))
 

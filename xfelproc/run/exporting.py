@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from xfelproc.errors import ConfigError
@@ -14,12 +15,13 @@ from xfelproc.io.exchange.geom_write import geom_of, write_geom
 from xfelproc.io.exchange.run_export import frame_chunk
 from xfelproc.io.exchange.stream import StreamHeader, stream_text
 from xfelproc.io.manifest import Manifest
-from xfelproc.io.shards import read_shard, shard_path
+from xfelproc.io.shards import shard_path
 from xfelproc.io.sources.base import FrameSource
 from xfelproc.io.sources.hdf5_source import Hdf5Source
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Experiment
 from xfelproc.models.frames import FrameRef, UnitResult
+from xfelproc.run.ambiguity import shards_as_merged
 from xfelproc.run.combining import CombineInput, combine_runs, workplace
 from xfelproc.run.config import Execution, JobConfig, load_config
 from xfelproc.run.directory import RunDirectory, open_run
@@ -27,9 +29,13 @@ from xfelproc.run.distance import source_settings
 from xfelproc.run.exporting_merged import MERGED_EXPORTERS, export_merged
 from xfelproc.run.geometry import final_experiment, final_geometry, result_stage
 from xfelproc.run.lineage import versions
+from xfelproc.run.merging import FoundShards, MergeInput
 from xfelproc.run.recipes import default_opener
 from xfelproc.run.target import recorded_target
 from xfelproc.stages.combine_settings import AS_THEY_ARE
+from xfelproc.stages.fold import Shards
+
+SETTINGS = ("resolved", "indexed")
 
 
 @dataclass(frozen=True)
@@ -51,18 +57,22 @@ class FinishedRun:
     directory: RunDirectory
     config: JobConfig
     manifest: Manifest
+    setting: str = "indexed"
+    """``indexed``: lattices as they are in the shards; ``resolved``: as merging resolved an ambiguity, if it did."""
 
     @classmethod
-    def open(cls, folder: Path) -> FinishedRun:
+    def open(cls, folder: Path, setting: str = "indexed") -> FinishedRun:
         """Open a run directory.
 
         Raises
         ------
         ConfigError
-            If it is none, or frames are missing.
+            If it is none, or frames are missing, or there is no such setting.
         """
+        if setting not in SETTINGS:
+            raise ConfigError(f"--setting {setting}: not known (known: {', '.join(SETTINGS)})")
         directory = open_run(folder)
-        run = cls(directory, load_config(directory.job), directory.read_manifest())
+        run = cls(directory, load_config(directory.job), directory.read_manifest(), setting)
         missing = [u for u in range(run.manifest.n_units) if not shard_path(folder, run.stage, u).is_file()]
         if missing:
             raise ConfigError(f"{folder}: {len(missing)} of {run.manifest.n_units} units are not processed yet: run its job first")
@@ -73,19 +83,34 @@ class FinishedRun:
         """The stage whose shards are the result."""
         return result_stage(self.config, self.directory)
 
+    @cached_property
+    def shards(self) -> Shards:
+        """The shards, read in the setting.
+
+        Raises
+        ------
+        ConfigError
+            If the settings are of other shards.
+        """
+        found = FoundShards.of([MergeInput(self.directory.path, self.manifest.n_units, self.stage)])
+        if self.setting == "indexed":
+            return found.blocks
+        return shards_as_merged(found.blocks, found.lineage, self.directory.merged) or found.blocks
+
     def combine_input(self) -> CombineInput:
         """Return what `run.combining` needs of it."""
         geometry = final_geometry(self.config, self.directory)
         place = None if geometry is None else geometry.place
-        return CombineInput(self.directory.path, self.manifest, self.stage, source_settings(self.config, self.directory), place)
+        opening = source_settings(self.config, self.directory)
+        return CombineInput(self.directory.path, self.manifest, self.stage, opening, place, self.shards)
 
     def frames(self) -> Iterator[ExportedFrame]:
         """Yield the frames that could be read, in order, with their models."""
-        opener, settings, stage = default_opener(), source_settings(self.config, self.directory), self.stage
+        opener, settings, shards = default_opener(), source_settings(self.config, self.directory), self.shards
         geometry = final_geometry(self.config, self.directory)
         current: tuple[int, FrameSource] | None = None
         for unit in range(self.manifest.n_units):
-            result = read_shard(shard_path(self.directory.path, stage, unit))
+            result = shards.open(unit).result()
             for row, ref in enumerate(self.manifest.unit(unit).frames):
                 if result.frames["status"][row] == FrameStatus.FAILED:
                     continue
@@ -151,8 +176,10 @@ def _event(source: FrameSource, index: int) -> str:
 EXPORTERS = {"geom": export_geom, "dials": export_dials, "stream": export_stream}
 
 
-def export(folder: Path, to: str, output: Path) -> list[Path]:
+def export(folder: Path, to: str, output: Path, setting: str = "resolved") -> list[Path]:
     """Write results of a run, or merged data of a run or a campaign's group; return the files written.
+
+    ``setting`` is that of the lattices (`FinishedRun.setting`); merged data have only the one they were merged in.
 
     Raises
     ------
@@ -165,5 +192,5 @@ def export(folder: Path, to: str, output: Path) -> list[Path]:
         raise ConfigError(f"--to {to}: not known (known: {', '.join([*MERGED_EXPORTERS, *EXPORTERS])})")
     if to == "dials" and output.suffix == ".refl":
         output = output.with_suffix(".expt")
-    EXPORTERS[to](FinishedRun.open(folder), output)
+    EXPORTERS[to](FinishedRun.open(folder, setting), output)
     return [output, output.with_suffix(".refl")] if to == "dials" else [output]

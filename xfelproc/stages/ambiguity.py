@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,10 @@ from xfelproc.algorithms.merging.symmetry_notes import without_absences
 from xfelproc.geometry.reduction import cell_of
 from xfelproc.io.nodes import Partial, node_path, read_node
 from xfelproc.models.frames import UnitResult
-from xfelproc.models.tables import ReflectionTable
+from xfelproc.models.tables import IndexedTable, LatticeTable, ReflectionTable
 from xfelproc.stages.fold import Shards, UnitReader
+
+Indexed = TypeVar("Indexed", ReflectionTable, IndexedTable)
 
 PLACED = ("setting", "probability", "margin", "correlation", "count", "doubt")
 MATRICES = ("matrices", "crystal", "lattice")
@@ -195,6 +198,10 @@ class ReindexedReader(UnitReader):
         """Return all tables, indices and matrices of lattices in their settings, without reflections of those left out."""
         return in_settings(UnitReader.result(self), self.operators, self.left_out)
 
+    def lattices(self) -> LatticeTable:
+        """Return the table of lattices in their settings."""
+        return _lattices_moved(UnitReader.lattices(self), self.operators)
+
 
 @dataclass(frozen=True)
 class ReindexedShards(Shards):
@@ -237,23 +244,35 @@ def in_settings(result: UnitResult, operators: NDArray[np.int64], left_out: NDAr
     left_out
         (n_lattices,) whether a lattice keeps no reflection.
     """
-    identity = DEN * np.eye(3, dtype=np.int64)
-    moved = np.flatnonzero(np.any(operators != identity, axis=(1, 2)))
+    moved = _different(operators)
     reflections = result.reflections
     if left_out.any() and len(reflections):
         reflections = reflections.select(~left_out[reflections["lattice"]])
     if not len(moved):
         return replace(result, reflections=reflections)
-    matrices, cells = result.lattices["A"].copy(), result.lattices["cell"].copy()
-    for lattice in moved:
+    return replace(
+        result,
+        lattices=_lattices_moved(result.lattices, operators),
+        indexed=_moved(result.indexed, operators, moved),
+        reflections=_moved(reflections, operators, moved),
+    )
+
+
+def _different(operators: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.flatnonzero(np.any(operators != DEN * np.eye(3, dtype=np.int64), axis=(1, 2)))
+
+
+def _lattices_moved(table: LatticeTable, operators: NDArray[np.int64]) -> LatticeTable:
+    """Return lattices with the matrices and cells of their settings."""
+    matrices, cells = table["A"].copy(), table["cell"].copy()
+    for lattice in _different(operators):
         # A' h' = A h with h' = h R, so that A' is A times the inverse of R transposed
         matrices[lattice] = matrices[lattice] @ np.linalg.inv(operators[lattice] / DEN).T
         cells[lattice] = cell_of(np.linalg.inv(matrices[lattice]))
-    lattices = result.lattices.replace(A=matrices, cell=cells)
-    return replace(result, lattices=lattices, reflections=_moved(reflections, operators, moved))
+    return table.replace(A=matrices, cell=cells)
 
 
-def _moved(table: ReflectionTable, operators: NDArray[np.int64], moved: NDArray[np.int64]) -> ReflectionTable:
+def _moved(table: Indexed, operators: NDArray[np.int64], moved: NDArray[np.int64]) -> Indexed:
     """Return the reflections of some lattices with other indices."""
     hkl = table["hkl"].copy()
     different = np.isin(table["lattice"], moved)

@@ -97,7 +97,8 @@ class Means:
         """Return the means over some of the columns of the final sums."""
         weight, weighted = (sums[name][:, columns].sum(axis=1) for name in ("weight", "weighted"))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return cls(weighted / weight, 1.0 / np.sqrt(weight), sums["count"][:, columns].sum(axis=1))
+            sigma = np.where(weight > 0.0, 1.0 / np.sqrt(weight), np.nan)
+            return cls(weighted / weight, sigma, sums["count"][:, columns].sum(axis=1))
 
 
 def merged_rows(sums: Sums, state: CycleState) -> Arrays:

@@ -45,6 +45,8 @@ def unmerged_block(path: Path, entry: str) -> Iterator[str]:
     block.set_pairs("_cell.", {"entry_id": entry, **cell})
     symmetry = {"entry_id": entry, "space_group_name_H-M": group.hm, "Int_Tables_number": str(group.number)}
     block.set_pairs("_symmetry.", symmetry)
+    block.set_pair("_exptl_crystal.id", "1")
+    block.set_pairs("_diffrn.", {"id": "1", "crystal_id": "1"})
     wavelength = f"{mtz.datasets[-1].wavelength:.5f}"
     block.set_pairs("_diffrn_radiation_wavelength.", {"id": "1", "wavelength": wavelength, "wt": "1.0"})
     yield document.as_string()

@@ -7,6 +7,7 @@ were not measured; ``pdbx_r_free_flag`` is the number itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +117,8 @@ def _describe(block: gemmi.cif.Block, data: MergedData, said: Deposition) -> Non
     block.set_pairs("_cell.", {"entry_id": ENTRY, **lengths, **angles})
     symmetry = {"entry_id": ENTRY, "space_group_name_H-M": group.hm, "Int_Tables_number": str(group.number)}
     block.set_pairs("_symmetry.", symmetry)
+    block.set_pair("_exptl_crystal.id", "1")
+    block.set_pair("_reflns_scale.group_code", "1")
     diffrn = {"id": "1", "crystal_id": "1", "pdbx_serial_crystal_experiment": "Y" if said.counts else "N"}
     block.set_pairs("_diffrn.", diffrn)
     block.set_pairs("_diffrn_radiation.", {"diffrn_id": "1", "wavelength_id": "1", "pdbx_scattering_type": "x-ray"})
@@ -172,4 +175,4 @@ def _reflections(data: MergedData) -> Iterator[str]:
 
 
 def _texts(values: NDArray[np.float64]) -> list[str]:
-    return [f"{value:.6g}" if value == value else "?" for value in values.tolist()]
+    return [f"{value:.6g}" if math.isfinite(value) else "?" for value in values.tolist()]
