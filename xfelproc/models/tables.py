@@ -259,7 +259,7 @@ class UnmergedTable(Table):
 
 
 class ScaledLatticeTable(Table):
-    """One row a lattice that was offered to merging."""
+    """One row a lattice that was offered to merging; written to ``merged/lattices.h5``."""
 
     __slots__ = ()
     SCHEMA = (
@@ -272,6 +272,14 @@ class ScaledLatticeTable(Table):
         Column("correlation", "f8", "", "CC of its observations to the mean of the others (NaN: fewer than 3)"),
         Column("half", "u1", "", "half-set (0 or 1) of its frame"),
         Column("used", "?", "", "merged"),
+        Column("unit", "i4", "", "number of the lattice's shard, over all runs that are merged"),
+        Column("lattice", "i4", "", "row of its LatticeTable"),
+        Column("reason", "u1", "", "why it is left out: algorithms.merging.lattice_models.Reason; 0: it is not"),
+        Column("energy", "f8", "eV", "photon energy"),
+        Column("d_min", "f4", "Å", "highest resolution of its observations (NaN: none)"),
+        Column("cell_deviation", "f4", "", "largest relative difference of a length, or of an angle in rad, from the median cell"),
+        Column("mahalanobis", "f4", "", "distance of its cell from the others', in their standard deviations"),
+        Column("delta_cc_half", "f4", "", "CC1/2 less that without it; below 0: it does harm (NaN: not known)"),
     )
 
 

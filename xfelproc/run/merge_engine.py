@@ -25,6 +25,7 @@ from xfelproc.io.exchange.mtz import BatchModel
 from xfelproc.io.exchange.mtz_pieces import Rows
 from xfelproc.io.nodes import Partial, find_node, read_node, write_node
 from xfelproc.run.folding import ITERATIONS_KEPT, Gathering, read_partial
+from xfelproc.run.merge_influence import Judge, Judged
 from xfelproc.stages.fold import MOST_LEAVES, Nodes, Shards, cut_leaves
 from xfelproc.stages.merge_cycles import Begin, LeafNumbers, Output, Pass
 from xfelproc.stages.merge_leaves import MOST_CELLS, Leaves
@@ -44,10 +45,12 @@ SURVEYED = ("first", "n_lattices", "n_observations", "absences", "wavelength", "
 
 @dataclass(frozen=True)
 class Offered:
-    """Reflections and lattices in each shard, as the headers say, (n_shards,)."""
+    """Reflections, lattices and frames in each shard, as the headers say, (n_shards,), and the number of shards of each run."""
 
     reflections: NDArray[np.int64]
     lattices: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    runs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Finished:
     sums: Sums
     survey: Partial
     job: MergeJob
+    judged: Judged
 
     @property
     def n_unmerged(self) -> int:
@@ -156,18 +160,25 @@ class Engine:
         (begin,) = gathering.update(Begin(job), f"{STAGE}/begin", 0, Nodes((root,)), (0, 1))
         blocks, parts = LeafNumbers(job, tuple(survey["first"].tolist())), self._parts(survey["n_observations"], len(counts))
         start = CycleState.from_arrays(read_partial(begin), job.settings)
-        number, state = self._known() or (0, start)
-        while not state.finished:
-            sums = self._pass(number, state, consensus, blocks, parts)
+        judge = Judge(gathering, job, blocks, parts, self.offered.frames, self.offered.runs, STAGE)
+        number, state, judged = self._known() or (0, start, Judged())
+        while True:
+            path, cut = self._write_state(number, state, judged), None
+            if state.finished:
+                if not judge.wanted(judged):
+                    break
+                cut, judged = judge.judge(path, number, judged)
+                if cut is None:
+                    break
+            sums = self._pass(number, Pass(job, path, number, consensus, cut), blocks, parts)
             if not sums["n_used"][0]:
                 self._nothing_left(survey, sums["reasons"])
             state, number = advance(state, sums), number + 1
-        path = self._write_state(number, state)
         before = np.concatenate([[0], np.cumsum(survey["n_lattices"])]).tolist()
         lattices = dict(zip(blocks.first, before[:-1], strict=True))
-        output = Output(job, path, number, lattices, self._buckets(counts))
+        output = Output(job, path, number, lattices, self._buckets(counts), consensus)
         sums = read_partial(gathering.fold(output, f"{STAGE}/output", 0, blocks, parts))
-        return Finished(state, sums, survey, job)
+        return Finished(state, sums, survey, job, judged)
 
     def _leaves(self) -> Path:
         n_lattices, n = int(self.offered.lattices.sum()), int(self.offered.reflections.sum())
@@ -190,9 +201,8 @@ class Engine:
         if n_lattices:
             raise NothingLeftError(nothing_left(n_lattices, reasons, survey["lost"]))
 
-    def _pass(self, number: int, state: CycleState, consensus: Consensus, blocks: LeafNumbers, parts: tuple[int, ...]) -> Sums:
-        path = self._write_state(number, state)
-        sums = read_partial(self.gathering.fold(Pass(self.job, path, number, consensus), f"{STAGE}/pass", number, blocks, parts))
+    def _pass(self, number: int, one: Pass, blocks: LeafNumbers, parts: tuple[int, ...]) -> Sums:
+        sums = read_partial(self.gathering.fold(one, f"{STAGE}/pass", number, blocks, parts))
         # what this pass was made of is needed no more: pass 0 makes blocks of leaves, pass n models of those of n - 1
         shutil.rmtree(
             self.job.folder / "observations" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True
@@ -202,17 +212,17 @@ class Engine:
     def _state_path(self, number: int) -> Path:
         return self.job.folder / "states" / f"{number:04d}.h5"
 
-    def _write_state(self, number: int, state: CycleState) -> Path:
+    def _write_state(self, number: int, state: CycleState, judged: Judged) -> Path:
         path = self._state_path(number)
-        write_node(path, self.job.hash("state", number), state.arrays())
+        write_node(path, self.job.hash("state", number), state.arrays() | judged.arrays())
         return path
 
-    def _known(self) -> tuple[int, CycleState] | None:
-        """Return the last state that was written, with its number."""
+    def _known(self) -> tuple[int, CycleState, Judged] | None:
+        """Return the last state that was written, with its number, and what was judged by then."""
         folder = self.job.folder / "states"
         numbers = sorted((int(p.stem) for p in folder.iterdir() if p.stem.isdigit()), reverse=True) if folder.is_dir() else []
         for number in numbers:
             arrays = find_node(self._state_path(number), self.job.hash("state", number))
             if arrays is not None:
-                return number, CycleState.from_arrays(arrays, self.job.settings)
+                return number, CycleState.from_arrays(arrays, self.job.settings), Judged.from_arrays(arrays)
         return None

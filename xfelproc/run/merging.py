@@ -96,7 +96,8 @@ class FoundShards:
     @property
     def offered(self) -> Offered:
         """What the shards hold, by shard."""
-        return Offered(np.array(self.reflections, dtype=np.int64), np.array(self.lattices, dtype=np.int64))
+        reflections, lattices, frames = (np.array(n, dtype=np.int64) for n in (self.reflections, self.lattices, self.frames))
+        return Offered(reflections, lattices, frames, tuple(given.n_units for given in self.inputs))
 
 
 def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, group: MergingGroup) -> str:

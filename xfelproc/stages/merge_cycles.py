@@ -17,7 +17,9 @@ import numpy as np
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begin_block, refine_block, start
 from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, filtered
 from xfelproc.algorithms.merging.group_sums import group_sums
+from xfelproc.algorithms.merging.influence import Cut
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
+from xfelproc.algorithms.merging.lattice_rows import described
 from xfelproc.algorithms.merging.output import output_block
 from xfelproc.algorithms.merging.reference import Sums, add_sums
 from xfelproc.algorithms.merging.sample import Sample, begin
@@ -77,6 +79,8 @@ class Pass:
     state: Path
     number: int
     consensus: Consensus
+    cut: Cut | None = None
+    """What is left out for its ΔCC1/2 before this pass."""
 
     @property
     def lineage(self) -> str:
@@ -112,6 +116,8 @@ class Pass:
         else:
             block = job.read_block(first)
             models = refine_block(block, job.read_models(self.number - 1, first), state)
+            if self.cut is not None:
+                models = self.cut.applied(block, models, job.read_influences(self.number, first))
         write_columns(job.models(self.number, first), job.hash("models", self.number, first), models.arrays())
         return accumulate_block(block, models, state)
 
@@ -129,6 +135,7 @@ class Output:
     passes: int
     lattices: dict[int, int]
     bounds: tuple[int, ...]
+    consensus: Consensus
 
     @property
     def lineage(self) -> str:
@@ -156,9 +163,10 @@ class Output:
         job, block = self.job, self.job.read_block(first)
         models = job.read_models(self.passes - 1, first)
         table, lattices, sums = output_block(block, models, state, self.lattices[first])
+        lattices = described(lattices, block, models, state, self.consensus)
         slices = self._slices(table, locator)
         write_columns(job.rows(first), job.hash("rows", first), slices)
-        known = {"A": block.A, "wavelength": block.wavelength, "used": lattices["used"]}
+        known = {"A": block.A, "wavelength": block.wavelength} | {c.name: lattices[c.name] for c in lattices.SCHEMA}
         write_columns(job.lattices(first), job.hash("lattices", first), known)
         counts = [sum(map(len, slices.values())), len(lattices), int(np.count_nonzero(lattices["used"]))]
         sums |= group_sums(block, models, state, job.n_groups)

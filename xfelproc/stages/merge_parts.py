@@ -67,6 +67,10 @@ class MergeJob:
         """Return where the models are that a pass gave these lattices."""
         return self._of(f"models/{number}", first)
 
+    def influences(self, first: int) -> Path:
+        """Return where the ΔCC1/2 of these lattices are."""
+        return self._of("influences", first)
+
     def rows(self, first: int) -> Path:
         """Return where the rows of these lattices for the unmerged MTZ are."""
         return self._of("rows", first)
@@ -92,6 +96,11 @@ class MergeJob:
     def read_models(self, number: int, first: int) -> LatticeModels:
         """Return the models of a block's lattices after a pass. Raises DamagedPartError as `read` does."""
         return LatticeModels.from_arrays(self.read_columns(self.models(number, first), self.hash("models", number, first)))
+
+    def read_influences(self, number: int, first: int) -> NDArray[np.float64]:
+        """Return the ΔCC1/2 of a block's lattices after some passes; NaN where none were determined. Raises as `read` does."""
+        path = self.influences(first)
+        return self.read_columns(path, self.hash("influences", number, first), ("values",))["values"]
 
     def read(self, path: Path, lineage: str, names: tuple[str, ...] | None = None) -> Partial:
         """Return arrays of one of these files.

@@ -71,7 +71,15 @@ def test_each_has_a_reason_and_the_first_counts(table: ReflectionTable) -> None:
     settings = Merge(min_observations=50, max_cell_deviation=0.006, max_cell_mahalanobis=5.0, max_energy_deviation=8.0)
     result, gone = left_out(few, settings)
     assert gone == [3, 4, 7, 8, 9]
-    assert result.quality["left_out"] == {"few": 1, "correlation": 0, "cell": 2, "mahalanobis": 0, "energy": 2}
+    assert result.quality["left_out"] == {
+        "few": 1,
+        "correlation": 0,
+        "cell": 2,
+        "mahalanobis": 0,
+        "energy": 2,
+        "delta_cc": 0,
+        "stretch": 0,
+    }
     assert [w for w in result.warnings if "left out" in w] == [
         "1 lattices have fewer observations than merge.min_observations: left out",
         "2 lattices have another cell (merge.max_cell_deviation): left out",

@@ -21,6 +21,8 @@ SAID = {
     Reason.CELL: "have another cell (merge.max_cell_deviation)",
     Reason.MAHALANOBIS: "have a cell unlike the others' (merge.max_cell_mahalanobis)",
     Reason.ENERGY: "have another photon energy (merge.energy_range, merge.max_energy_deviation)",
+    Reason.DELTA_CC: "lower CC1/2 (merge.delta_cc_half_cut)",
+    Reason.STRETCH: "are of stretches of the run that lower CC1/2 (merge.stretch_cut)",
 }
 
 CAUSES = {

@@ -34,6 +34,10 @@ class Reason(IntEnum):
     """A cell farther from the others than their scatter explains."""
     ENERGY = 5
     """Another photon energy."""
+    DELTA_CC = 6
+    """CC1/2 is better without it."""
+    STRETCH = 7
+    """CC1/2 is better without the stretch of the run that it is of."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class LatticeModels:
     """Observations compared to the mean of the others."""
     quality: Floats
     """Factor on the variances of its observations beside counting, at least 1: a lattice that fits badly has little weight."""
+    delta_cc_half: Floats
+    """CC1/2 less that without it, when last it was determined (NaN: never)."""
 
     def __len__(self) -> int:
         return len(self.scale)
@@ -104,6 +110,10 @@ class LatticeModels:
         reason = np.where(back, np.uint8(Reason.USED), self.reason).astype(np.uint8)
         return replace(self, used=self.used | back, reason=reason).without(low, Reason.CORRELATION)
 
+    def with_influences(self, values: Floats) -> LatticeModels:
+        """Return the models with the ΔCC1/2 (m,) that are known (not NaN)."""
+        return replace(self, delta_cc_half=np.where(np.isfinite(values), values, self.delta_cc_half))
+
     def arrays(self) -> Arrays:
         """Return it as named arrays; `from_arrays` takes them back."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -135,4 +145,5 @@ def initial_models(scale: Floats, width: Floats, n_strains: int = 0) -> LatticeM
         cc=np.full(m, np.nan),
         n_used=np.zeros(m, dtype=np.int32),
         quality=np.ones(m),
+        delta_cc_half=np.full(m, np.nan),
     )

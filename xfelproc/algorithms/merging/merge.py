@@ -19,6 +19,7 @@ from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, fil
 from xfelproc.algorithms.merging.final import merged_rows
 from xfelproc.algorithms.merging.in_memory import block_in_memory, scale_blocks
 from xfelproc.algorithms.merging.lattice_block import LatticeFacts
+from xfelproc.algorithms.merging.lattice_rows import described
 from xfelproc.algorithms.merging.observations import Observations, concatenate
 from xfelproc.algorithms.merging.observed import ObservedStatistics, edges_of, sums_of_table
 from xfelproc.algorithms.merging.output import output_block
@@ -147,6 +148,8 @@ def merge_observations(
     scaled = scale_blocks([block], state, consensus=consensus)
     reasons = counts_by_reason(scaled.models[0].reason)
     unmerged, lattices, sums = output_block(block, scaled.models[0], scaled.state)
+    if consensus is not None:
+        lattices = described(lattices, block, scaled.models[0], scaled.state, consensus)
     final = Final(scaled.state, sums, absences, len(lattices), int(np.count_nonzero(lattices["used"])), reasons)
     result = result_of(final, unit_cell, symmetry, settings)
     unmerged = unmerged.select(np.argsort(pack(unmerged["hkl_asu"]), kind="stable"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Reference:
     limit: Floats
     last_expected: Floats
     last_limit: Floats
+    chi2: Floats
+    """Σw(J - mean)² of the observations in ``intensity``."""
     factor: Floats
     """Brings the intensities to the scale on which the lattices began: scales are compared to noisy means, and would all
     shrink a little from cycle to cycle."""
@@ -59,7 +61,7 @@ class Reference:
     def nothing(cls, typical: Floats, cut: float) -> Reference:
         """Return what is known before anything was merged: the ``typical`` intensity at the resolution of each (n,)."""
         zeros, limit = np.zeros(len(typical)), np.full(len(typical), -_square(cut))
-        return cls(zeros, zeros, zeros.astype(np.int32), typical, limit, typical, limit, np.ones(len(typical)))
+        return cls(zeros, zeros, zeros.astype(np.int32), typical, limit, typical, limit, zeros, np.ones(len(typical)))
 
     @classmethod
     def given(cls, intensity: Floats, sigma: Floats, typical: Floats, cut: float) -> Reference:
@@ -67,7 +69,7 @@ class Reference:
         known = np.isfinite(intensity) & (sigma > 0)
         value, weight = np.where(known, intensity, 0.0), np.where(known, 1.0 / np.where(known, sigma, 1.0) ** 2, 0.0)
         start = cls.nothing(typical, cut)
-        return cls(value, weight, known.astype(np.int32), start.expected, start.limit, start.expected, start.limit, start.factor)
+        return replace(start, intensity=value, weight=weight, count=known.astype(np.int32))
 
     def next(self, sums: Sums, typical: Floats, cut: float, factor: Floats) -> Reference:
         """Return the reference of the sums over all blocks that were formed with this one (`cycle.accumulate_block`)."""
@@ -79,7 +81,7 @@ class Reference:
         expected = np.maximum((weight * intensity + wilson * typical) / (weight + wilson), 0.0)
         limit = np.maximum(_square(cut), SHARE * chi2 / np.maximum(count, 1))
         limit = np.where(count >= FEWEST, limit, -_square(cut))
-        return Reference(intensity, weight, count.astype(np.int32), expected, limit, self.expected, self.limit, factor)
+        return Reference(intensity, weight, count.astype(np.int32), expected, limit, self.expected, self.limit, chi2, factor)
 
     def arrays(self) -> Arrays:
         """Return it as named arrays; `from_arrays` takes them back."""

@@ -119,6 +119,31 @@ class Merge(Parameters):
             " below are left out",
         ),
     ] = None
+    delta_cc_half: Annotated[
+        bool, Field(description="tell of each lattice by how much it raises or lowers CC1/2 (ΔCC1/2, by variances)")
+    ] = True
+    delta_cc_half_cut: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="lattices whose ΔCC1/2 is negative, and more (robust) standard deviations below the median, are left out",
+        ),
+    ] = None
+    stretches: Annotated[
+        Literal["run", "unit"] | Annotated[int, Field(ge=1)] | None,
+        Field(
+            description="stretches of which ΔCC1/2 is told: whole runs, work units, or as many units as have this number of frames;"
+            " None: none"
+        ),
+    ] = None
+    stretch_cut: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="stretches whose ΔCC1/2 a lattice is negative, and more (robust) standard deviations below the median, are"
+            " left out, where there are four or more",
+        ),
+    ] = None
     compare_to: Annotated[
         str | None,
         Field(description="MTZ or mmCIF of intensities, or amplitudes, that the merged ones are compared to: CC and R by shell"),
@@ -151,6 +176,8 @@ class Merge(Parameters):
     def _limits_in_order(self) -> Self:
         if self.d_min is not None and self.d_max is not None and self.d_max <= self.d_min:
             raise ValueError(f"d_max = {self.d_max} Å must be larger than d_min = {self.d_min} Å")
+        if self.stretch_cut is not None and self.stretches is None:
+            raise ValueError("stretch_cut needs stretches: say whether they are runs, units, or a number of frames")
         if self.energy_range is not None and not 0 < self.energy_range[0] < self.energy_range[1]:
             low, high = self.energy_range
             raise ValueError(f"energy_range = [{low}, {high}] eV: give the lower energy, above 0, before the higher one")
