@@ -174,6 +174,8 @@ TESTED_APART = {
             *("tolerance", "max_shift"),
         )
     },
+    **{f"merge.{name}": "tests/algorithms/merging/test_influence.py" for name in ("delta_cc_half", "delta_cc_half_cut")},
+    **{f"merge.{name}": "tests/run/test_merge_filters.py" for name in ("stretches", "stretch_cut")},
     "merge.compare_to": "tests/run/test_comparison.py",
     **{f"merge.{name}": "tests/run/test_downstream.py" for name in ("free_from", "free_twin_laws", "list_missing", "composition")},
     **{

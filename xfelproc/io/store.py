@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.errors import DataError
+from xfelproc.io.atomic import discard, output_error
 from xfelproc.models.tables import Column, Table
 
 COMPRESS_ABOVE = 8192
 """Bytes from which a column is compressed; below it the chunk's overhead is more than the gain."""
+
+ROWS_A_CHUNK = 8192
+"""Of tables that are written piece by piece."""
 
 T = TypeVar("T", bound=Table)
 
@@ -84,6 +89,38 @@ def to_bytes(
                 put(file, name, array)
         file.flush()
         return bytes(file.id.get_file_image())
+
+
+def write_growing(path: Path, name: str, kind: type[T], tables: Iterable[T]) -> None:
+    """Publish the rows of tables, one after the other, as one table ``name`` in a file: only one of them is in memory at a time.
+
+    Text columns are not for this: they have no width before all rows are known.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    temporary = path.with_name(f".tmp-{socket.gethostname()}-{os.getpid()}-{path.name}")
+    try:
+        with h5py.File(temporary, "w", libver="latest", locking=False) as file:
+            group = file.create_group(name)
+            for column in kind.SCHEMA:
+                options = {"chunks": (ROWS_A_CHUNK, *column.shape), "compression": hdf5plugin.Bitshuffle(cname="lz4")}
+                shape, most = (0, *column.shape), (None, *column.shape)
+                dataset = group.create_dataset(column.name, shape, column.dtype, maxshape=most, **options)
+                if column.unit:
+                    dataset.attrs["unit"] = column.unit
+            n = 0
+            for table in tables:
+                for column in kind.SCHEMA:
+                    group[column.name].resize(n + len(table), axis=0)
+                    group[column.name][n:] = table[column.name]
+                n += len(table)
+        temporary.replace(path)
+    except OSError as error:
+        discard(temporary)
+        raise output_error(error, path) from error
 
 
 @contextmanager

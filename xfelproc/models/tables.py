@@ -274,6 +274,7 @@ class ScaledLatticeTable(Table):
         Column("used", "?", "", "merged"),
         Column("unit", "i4", "", "number of the lattice's shard, over all runs that are merged"),
         Column("lattice", "i4", "", "row of its LatticeTable"),
+        Column("group", "i2", "", "what it is merged apart with (merge.groups); 0 where there is one group"),
         Column("reason", "u1", "", "why it is left out: algorithms.merging.lattice_models.Reason; 0: it is not"),
         Column("energy", "f8", "eV", "photon energy"),
         Column("d_min", "f4", "Å", "highest resolution of its observations (NaN: none)"),

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.cycle import CycleState, advance
-from xfelproc.algorithms.merging.filters import Consensus, nothing_left
+from xfelproc.algorithms.merging.filters import Consensus, lost_record, nothing_left
 from xfelproc.algorithms.merging.group_sums import NUMBERS, is_of_group, sums_of_group
 from xfelproc.algorithms.merging.merge import Final
 from xfelproc.algorithms.merging.reduction import pack
@@ -24,6 +25,7 @@ from xfelproc.io.columns import ColumnFile
 from xfelproc.io.exchange.mtz import BatchModel
 from xfelproc.io.exchange.mtz_pieces import Rows
 from xfelproc.io.nodes import Partial, find_node, read_node, write_node
+from xfelproc.models.tables import ScaledLatticeTable
 from xfelproc.run.folding import ITERATIONS_KEPT, Gathering, read_partial
 from xfelproc.run.merge_influence import Judge, Judged
 from xfelproc.stages.fold import MOST_LEAVES, Nodes, Shards, cut_leaves
@@ -121,6 +123,18 @@ class Finished:
                 yield rows[np.argsort(pack(rows[:, :3].astype(np.int32)), kind="stable")]
         except DataError as error:
             raise job.damaged(Path(error.path or job.folder)) from error
+
+    def lattices(self) -> Iterator[ScaledLatticeTable]:
+        """Yield the rows of the lattices, leaf by leaf."""
+        names = tuple(column.name for column in ScaledLatticeTable.SCHEMA)
+        for first in self._first:
+            known = self.job.read_columns(self.job.lattices(first), self.job.hash("lattices", first), names)
+            yield ScaledLatticeTable(None, **known)
+
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """What ``merge.json`` says of observations and stretches that were left out."""
+        return {"observations": lost_record(self.survey["lost"]), "stretches": self.judged.record()}
 
     def batches(self, bandwidth: float) -> Iterator[BatchModel]:
         """Yield the model of each lattice."""

@@ -32,6 +32,7 @@ from xfelproc.run.group_frames import GroupedFrames, RunFrames, grouped_frames
 from xfelproc.run.grouped import FOLDER, GroupWriter, rows_of
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.merge_engine import LEAF_SIZE, STAGE, Engine, Finished, Offered
+from xfelproc.run.merge_lattices import write_lattices
 from xfelproc.run.target import MergingGroup
 from xfelproc.stages.fold import Shards, cut_leaves
 from xfelproc.stages.merge_groups import Wavelengths
@@ -179,7 +180,9 @@ def merge_inputs(
         indexing = resolved_indexing(gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output)
         size = gathering.execution.bucket_size or LEAF_SIZE
         finished = Engine(gathering, job, indexing.blocks, shards.offered, size).run()
-        return None if finished is None else _write(finished, settings, group, indexing, output, bandwidth, notes, frames)
+        if finished is None:
+            return None
+        return _write(finished, settings, group, indexing, output, bandwidth, notes, frames, len(shards.frames))
 
     record = _made_again_if_damaged(gathering, plain, attempt)
     if record is not None:
@@ -235,6 +238,7 @@ def _write(
     bandwidth: float,
     notes: Sequence[str],
     frames: GroupedFrames | None,
+    n_units: int,
 ) -> dict[str, Any]:
     symmetry = Symmetry.chosen(group.space_group, settings, group.proposal, indexing.unresolved)
     result = compared(result_of(finished.final, finished.cell, symmetry, settings), settings, symmetry.group)
@@ -247,7 +251,8 @@ def _write(
     shells, overall = observed.added_to(result.shells, result.overall)
     result = replace(result, shells=shells, overall=overall)
     groups = GroupWriter(result, symmetry, header, settings, output / FOLDER).write(finished, frames)
-    return groups.added_to(told.added_to(_record(result, indexing)))
+    lattices = write_lattices(finished.lattices(), n_units, output) | finished.left_out
+    return groups.added_to(told.added_to(_record(result, indexing) | {"lattices": lattices}))
 
 
 def _record(result: MergeResult, indexing: Indexing) -> dict[str, Any]:

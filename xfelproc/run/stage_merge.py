@@ -23,7 +23,7 @@ def run_stage(session: Session) -> None:
     shards = FoundShards.of([MergeInput(session.directory.path, session.manifest.n_units, session.result_stage)])
     lineage = merge_lineage(gathering, shards, settings, group)
     record = session.directory.read_json(RECORD)
-    files = [session.directory.merged / name for name in ("merged.mtz", "merged.h5", "table1.txt", "unmerged.mtz")]
+    files = [session.directory.merged / name for name in ("merged.mtz", "merged.h5", "table1.txt", "lattices.h5", "unmerged.mtz")]
     groups = [session.directory.merged / name for name in (record or {}).get("group_files", ())]
     if record is not None and record["lineage"] == lineage and (record["empty"] or all(f.is_file() for f in [*files, *groups])):
         session.warnings += record["warnings"]

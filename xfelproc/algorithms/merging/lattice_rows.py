@@ -26,6 +26,7 @@ def described(
     return table.replace(
         unit=block.unit,
         lattice=block.number,
+        group=block.lattice_group,
         reason=models.reason,
         energy=HC / block.wavelength,
         d_min=finest,
