@@ -7,7 +7,7 @@ from scipy.special import erf
 from xfelproc.kernels.integration import integrate_still, robust_plane, select_middle
 from xfelproc.models.conventions import ReflectionFlag
 
-RADII = np.array([3.0, 5.0, 8.0])
+RADII = (3.0, 5.0, 8.0)
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
@@ -32,8 +32,7 @@ def sum_all(
         np.zeros(n, np.int32),
         fast,
         slow,
-        np.tile(form, (n, 1)),
-        RADII,
+        np.tile([*form, *RADII, 0.0], (n, 1)),
         4.0,
         30,
         out,

@@ -44,9 +44,21 @@ def bucket_reflections(panel: Ints, fast: Floats, slow: Floats, shape: tuple[int
 
 @njit(cache=True, nogil=True)
 def _neighbours(
-    i: int, panel: Ints, fast: Floats, slow: Floats, start: Ints, rows: Ints, shape: Any, reach: float, found: Floats
+    i: int,
+    panel: Ints,
+    fast: Floats,
+    slow: Floats,
+    start: Ints,
+    rows: Ints,
+    shape: Any,
+    reach: float,
+    region: Floats,
+    found: Floats,
 ) -> tuple[int, float]:
-    """Write the positions of other reflections within ``reach`` px; return how many, and the smallest squared distance."""
+    """Write the positions of other reflections within ``reach`` px.
+
+    Returns how many, and the smallest squared distance in the metric of ``region``.
+    """
     ny, nx = shape[1] // BUCKET + 1, shape[2] // BUCKET + 1
     steps = int(reach) // BUCKET + 1
     cy, cx = int(slow[i]) // BUCKET, int(fast[i]) // BUCKET
@@ -57,9 +69,8 @@ def _neighbours(
         for k in range(start[base + first], start[base + last + 1]):
             j = rows[k]
             dx, dy = fast[j] - fast[i], slow[j] - slow[i]
-            d2 = dx * dx + dy * dy
-            if j != i and d2 < reach * reach:
-                nearest = min(nearest, d2)
+            if j != i and dx * dx + dy * dy < reach * reach:
+                nearest = min(nearest, region[0] * dx * dx + 2.0 * region[1] * dx * dy + region[2] * dy * dy)
                 if count < found.shape[0]:
                     found[count, 0], found[count, 1] = fast[j], slow[j]
                     count += 1
@@ -197,11 +208,11 @@ def _touch(pixels: Any, mask: NDArray[np.uint8], x0: int, x1: int, y0: int, y1: 
 
 
 @njit(cache=True, nogil=True)
-def _is_free(x: float, y: float, around: Floats, near: int, exclude2: float) -> bool:
-    """Return whether a point is farther than √``exclude2`` from the first ``near`` positions of ``around``."""
+def _is_free(x: float, y: float, around: Floats, near: int, region: Floats, exclude2: float) -> bool:
+    """Return whether a point is farther than √``exclude2``, in the region's metric, from the first ``near`` of ``around``."""
     for t in range(near):
         ex, ey = x - around[t, 0], y - around[t, 1]
-        if ex * ex + ey * ey < exclude2:
+        if region[0] * ex * ex + 2.0 * region[1] * ex * ey + region[2] * ey * ey < exclude2:
             return False
     return True
 
@@ -217,10 +228,7 @@ def _collect(
     height: int,
     cx: float,
     cy: float,
-    fa: float,
-    fb: float,
-    fc: float,
-    radii: Floats,
+    region: Floats,
     around: Floats,
     near: int,
     x: Floats,
@@ -233,15 +241,16 @@ def _collect(
     Returns the ring's number of pixels, flags, and whether part of the peak region is off the panel. Longer than the house's 60
     lines by its parameters.
     """
-    peak2, inner2, outer2 = radii[0] ** 2, radii[1] ** 2, radii[2] ** 2
-    exclude2 = (radii[0] + 1.0) ** 2
+    fa, fb, fc, radius, inner, outer = region[0], region[1], region[2], region[3], region[4], region[5]
+    peak2, inner2, outer2 = radius * radius, inner * inner, outer * outer
+    exclude2 = (radius + 1.0) ** 2
     stretch_x, stretch_y = np.sqrt(fc / (fa * fc - fb * fb)), np.sqrt(fa / (fa * fc - fb * fb))
-    x0, x1 = int(np.floor(cx - radii[2] * stretch_x)), int(np.floor(cx + radii[2] * stretch_x))
-    y0, y1 = int(np.floor(cy - radii[2] * stretch_y)), int(np.floor(cy + radii[2] * stretch_y))
+    x0, x1 = int(np.floor(cx - outer * stretch_x)), int(np.floor(cx + outer * stretch_x))
+    y0, y1 = int(np.floor(cy - outer * stretch_y)), int(np.floor(cy + outer * stretch_y))
     flag, lost = 0, False
     if x0 < 0 or y0 < 0 or x1 >= width or y1 >= height:
         flag = EDGE
-        reach_x, reach_y = radii[0] * stretch_x - 0.5, radii[0] * stretch_y - 0.5
+        reach_x, reach_y = radius * stretch_x - 0.5, radius * stretch_y - 0.5
         lost = cx < reach_x or cy < reach_y or cx > width - reach_x or cy > height - reach_y
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)
     peak[5] = _touch(pixels[p], mask[p], x0, x1, y0, y1)
@@ -268,15 +277,18 @@ def _collect(
                 peak[2] += dy
                 peak[3] += value
                 peak[4] = max(peak[4], value)
-            elif good and value <= high and n < x.shape[0] and _is_free(ix + 0.5, iy + 0.5, around, near, exclude2):
+            elif good and value <= high and n < x.shape[0] and _is_free(ix + 0.5, iy + 0.5, around, near, region, exclude2):
                 x[n], y[n], v[n] = dx, dy, value
                 n += 1
     return n, flag, lost
 
 
 @njit(cache=True, nogil=True)
-def _finish(n: int, variance: float, peak: Floats, plane: Floats, inverse: Floats, out: Floats) -> None:
-    """Write intensity, sigma, background, largest pixel and pixels of one reflection."""
+def _finish(n: int, variance: float, peak: Floats, plane: Floats, inverse: Floats, area: float, out: Floats) -> None:
+    """Write intensity, sigma, background and largest pixel of one reflection.
+
+    A Gaussian of ``area`` 2π √|C| has 1 - exp(-m / area) of its photons in the m pixels about its middle where it is highest.
+    """
     m, ax, ay = peak[0], peak[1], peak[2]
     spread = (
         m * m * inverse[0]
@@ -285,8 +297,9 @@ def _finish(n: int, variance: float, peak: Floats, plane: Floats, inverse: Float
         + 2.0 * ax * ay * inverse[4]
         + ay * ay * inverse[5]
     )
-    out[0] = peak[3] - m * plane[0] - plane[1] * ax - plane[2] * ay
-    out[1] = np.sqrt(max(out[0], 0.0) + (variance + 1.0 / n) * (m + spread))
+    inside = 1.0 - np.exp(-m / area) if area > 0.0 else 1.0
+    out[0] = (peak[3] - m * plane[0] - plane[1] * ax - plane[2] * ay) / inside
+    out[1] = np.sqrt(max(out[0], 0.0) / inside + (variance + 1.0 / n) * (m + spread) / (inside * inside))
     out[2] = plane[0]
     out[3] = peak[4]
 
@@ -300,8 +313,7 @@ def integrate_still(
     panel: Ints,
     fast: Floats,
     slow: Floats,
-    form: Floats,
-    radii: Floats,
+    regions: Floats,
     clip: float,
     min_background: int,
     out: Floats,
@@ -309,11 +321,12 @@ def integrate_still(
 ) -> None:
     """Sum the pixels of reflections above a plane through the ring about them.
 
-    A pixel belongs to the peak if its centre lies within ``radii[0]`` of the predicted position in the metric
-    ``form[0] dx² + 2 form[1] dx dy + form[2] dy²``, to the ring between ``radii[1]`` and ``radii[2]``, unless it is within one
-    pixel more than ``radii[0]`` of another prediction. The variance is ``max(I, 0) + m v + v aᵀN⁻¹a`` with v the variance of the
-    ring's pixels (plus 1/n, what n pixels without a count leave open) and a the peak's sums of 1, dx, dy: the last term is the
-    variance of the plane's sum, m² v / n for a level background.
+    ``regions`` (n, 7) are those of `xfelproc.kernels.footprint.peak_regions`. A pixel belongs to the peak if its centre lies within
+    the radius ``[3]`` of the predicted position in the metric ``[0] dx² + 2 [1] dx dy + [2] dy²``, to the ring between ``[4]`` and
+    ``[5]``, unless it is within one pixel more than the radius of another prediction. The sum is divided by the share of a Gaussian
+    of the area ``[6]`` (px²; 0: none) that the m pixels hold. The variance of the sum is ``max(I, 0) + m v + v aᵀN⁻¹a`` with v the
+    variance of the ring's pixels (plus 1/n, what n pixels without a count leave open) and a the peak's sums of 1, dx, dy: the last
+    term is the variance of the plane's sum, m² v / n for a level background.
 
     ``out`` (n, 5) receives intensity, sigma, background a pixel, largest pixel and pixels summed; ``flags`` are added to.
     Longer than the house's 60 lines by its parameters and scratch.
@@ -330,12 +343,13 @@ def integrate_still(
         for k in range(0, rows.shape[0], step if pass_ == 0 else 1):
             i = rows[k]
             p = panel[i]
-            fa, fb, fc = form[i, 0], form[i, 1], form[i, 2]
-            reach = radii[2] * np.sqrt(max(fa, fc) / (fa * fc - fb * fb)) + radii[0] + 1.0
-            near, distance2 = _neighbours(i, panel, fast, slow, start, rows, shape, reach, around)
+            region = regions[i]
+            fa, fb, fc, radius = region[0], region[1], region[2], region[3]
+            reach = (region[5] + radius + 1.0) * np.sqrt(max(fa, fc) / (fa * fc - fb * fb))
+            near, distance2 = _neighbours(i, panel, fast, slow, start, rows, shape, reach, region, around)
             n, flag, lost = _collect(
-                pixels, mask, trusted[p, 0], trusted[p, 1], p, sizes[p, 0], sizes[p, 1], fast[i], slow[i], fa, fb, fc,
-                radii, around, near, x, y, v, peak,
+                pixels, mask, trusted[p, 0], trusted[p, 1], p, sizes[p, 0], sizes[p, 1], fast[i], slow[i], region,
+                around, near, x, y, v, peak,
             )  # fmt: skip
             if pass_ == 0:
                 if n >= min_background:
@@ -343,7 +357,7 @@ def integrate_still(
                     sampled[samples] = variance - max(plane[0], 0.0)
                     samples += 1
                 continue
-            if distance2 < 4.0 * radii[0] ** 2:
+            if distance2 < 4.0 * radius * radius:
                 flag |= OVERLAP
             kept, variance = 0, 0.0
             if n >= min_background:
@@ -353,7 +367,7 @@ def integrate_still(
             if kept < min_background:
                 flag |= BACKGROUND
             elif peak[0] > 0.0:
-                _finish(kept, variance, peak, plane, inverse, out[i])
+                _finish(kept, variance, peak, plane, inverse, region[6], out[i])
                 if not lost and flag & (BAD_PIXEL | OVERLOADED) == 0:
                     flag |= INTEGRATED
             flags[i] |= flag

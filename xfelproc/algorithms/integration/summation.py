@@ -1,4 +1,4 @@
-"""Integration of all lattices of a still by summation over a robust planar background."""
+"""Integration of all lattices of a still by summation, over regions that follow the spots, above a robust planar background."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from xfelproc.algorithms.integration.footprint import peak_regions
 from xfelproc.geometry.prediction import detector_d_min, predict_still
 from xfelproc.kernels.integration import integrate_still
 from xfelproc.models.conventions import ReflectionFlag
@@ -24,14 +25,28 @@ _WINDOW_CLIP = 5.0  # so that one strong reflection does not carry a window
 
 
 class Integrate(Parameters):
-    """Prediction within the mosaic envelope and summation of circular peak regions."""
+    """Prediction within the mosaic envelope and summation of peak regions as broad as the spots."""
 
     d_min: Annotated[float, Field(ge=0, description="resolution limit in Å; 0 takes each crystal's own")] = 0.0
     d_max: Annotated[float, Field(ge=0, description="low-resolution limit in Å; 0 is none")] = 0.0
     margin: Annotated[float, Field(gt=0, le=10, description="reflections are predicted to this many mosaic half-widths ΔΨ")] = 1.5
-    radius: Annotated[float, Field(gt=0.5, le=30, description="radius of the peak region, px")] = 3.0
-    background_inner: Annotated[float, Field(gt=0.5, le=40, description="inner radius of the background ring, px")] = 5.0
-    background_outer: Annotated[float, Field(gt=1, le=31, description="outer radius of the background ring, px")] = 8.0
+    radius: Annotated[float, Field(gt=0.5, le=30, description="least radius of the peak region, px")] = 3.0
+    widths: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=6,
+            description="the peak region reaches this many standard deviations of the spots, as they are at each place of the"
+            " detector; intensities are divided by what of a Gaussian it holds; 0: a disc of `radius` everywhere",
+        ),
+    ] = 2.5
+    background_inner: Annotated[
+        float,
+        Field(gt=0.5, le=40, description="inner radius of the background ring about a region of `radius`, px; wider ones move it"),
+    ] = 5.0
+    background_outer: Annotated[
+        float, Field(gt=1, le=31, description="outer radius of that ring, px; its area stays where the region is larger")
+    ] = 8.0
     background_clip: Annotated[
         float, Field(gt=1, description="background pixels beyond this many standard deviations are left out")
     ] = 4.0
@@ -64,8 +79,10 @@ class Integrate(Parameters):
         """
         if not lattices:
             return IntegrationResult((), (), ReflectionTable(0))
-        tables = [self._predicted(n, lattice, frame.beam) for n, lattice in enumerate(lattices) if not lattice.satellite]
-        table = self._summed(frame, ReflectionTable.concatenate(tables))
+        own = [(number, lattice) for number, lattice in enumerate(lattices) if not lattice.satellite]
+        tables = [self._predicted(number, lattice, frame.beam) for number, lattice in own]
+        regions = [self._regions(frame, lattice, spots, table) for (_, lattice), table in zip(own, tables, strict=True)]
+        table = self._summed(frame, ReflectionTable.concatenate(tables), np.concatenate([np.empty((0, 7)), *regions]))
         limits = [self._limit(table, number) for number in range(len(lattices))]
         if self.min_i_over_sigma > 0 and self.d_min == 0:
             table = table.select(table["d"] >= np.array(limits, dtype=np.float32)[table["lattice"]])
@@ -85,7 +102,16 @@ class Integrate(Parameters):
             lattice=np.full(len(table), number), flags=np.where(seen, np.uint16(ReflectionFlag.OBSERVED), np.uint16(0))
         )
 
-    def _summed(self, frame: Frame, table: ReflectionTable) -> ReflectionTable:
+    def _regions(self, frame: Frame, lattice: RefinedLattice, spots: SpotTable, table: ReflectionTable) -> NDArray[np.float64]:
+        """Return the peak regions and rings (n, 7) of the predictions of one lattice."""
+        radii = (self.radius, self.background_inner, self.background_outer)
+        if self.widths > 0:
+            return peak_regions(frame, lattice, spots, table, self.widths, radii)
+        regions = np.zeros((len(table), 7))
+        regions[:, :6] = (1.0, 0.0, 1.0, *radii)
+        return regions
+
+    def _summed(self, frame: Frame, table: ReflectionTable, regions: NDArray[np.float64]) -> ReflectionTable:
         """Return ``table`` with intensities from the frame's pixels."""
         n = len(table)
         out = np.zeros((n, 5))
@@ -98,8 +124,7 @@ class Integrate(Parameters):
             table["panel"],
             table["fast"],
             table["slow"],
-            np.tile(np.array([1.0, 0.0, 1.0]), (n, 1)),
-            np.array([self.radius, self.background_inner, self.background_outer]),
+            regions,
             self.background_clip,
             self.min_background,
             out,
