@@ -12,7 +12,7 @@ from rich.console import Console
 from xfelproc.cli.progress import ConsoleReporter, make_console, rates
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
-from xfelproc.report.words import indexing, r_split
+from xfelproc.report.words import indexing, left_out, r_split
 from xfelproc.report.words import resolution as resolution_words
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
@@ -118,6 +118,8 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
             f"{overall['multiplicity']:.1f}, CC1/2 {overall['cc_half']:.3f}, R_split {r_split(overall['r_split'], 1, ' %')} "
             f"({overall['n_pairs']} reflections in both halves)"
         )
+        if words := left_out(merged["quality"]["left_out"], merged["n_lattices"]):
+            lines.append(words)
         if resolution := merged.get("quality", {}).get("resolution"):
             lines.append(resolution_words(resolution))
         if (settings := merged.get("settings")) and settings["ambiguous"]:

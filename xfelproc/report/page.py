@@ -14,6 +14,7 @@ from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.report import figures, images, metrology, words
 from xfelproc.report.intensities import intensities_section
+from xfelproc.report.left_out import left_out_section
 from xfelproc.report.merged import merged_section
 from xfelproc.report.metrology import MetrologyData
 from xfelproc.report.summary import RunSummary
@@ -68,6 +69,8 @@ class ReportData:
     intensities: Mapping[str, Any] = field(default_factory=dict)
     """What the merged intensities tell of the crystal: ``downstream`` of ``merge.json``."""
     table_one: Sequence[Mapping[str, str]] = ()
+    lattices: Mapping[str, Any] = field(default_factory=dict)
+    """What merging says of lattices that it left out: ``lattices`` of ``merge.json``."""
     warnings: Sequence[str] = ()
     frames: Sequence[FrameView] = ()
     maximum: NDArray[np.float64] | None = None
@@ -87,6 +90,7 @@ def build_report(data: ReportData) -> str:
     parts = [_head(data), _rates(data), _cells(data), _spots(data), _detector(data)]
     parts += [_metrology(data), _frames(data)]
     parts += [merged_section(data.shells, data.overall, data.quality, _plot), _indexing(data)]
+    parts.append(left_out_section(data.quality.get("left_out", {}), data.lattices, _plot))
     parts += [intensities_section(data.intensities, data.table_one, _plot), _times(data)]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"

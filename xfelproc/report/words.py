@@ -32,6 +32,24 @@ def resolution(found: Mapping[str, float]) -> str:
     return f"Resolution: {by_cc} by CC1/2 ≥ {limits[0]:g} (fit of a tanh), {by_signal} by ⟨I/σ⟩ ≥ {limits[1]:g}."
 
 
+LEFT_OUT = {
+    "few": "too few observations",
+    "correlation": "do not correlate to the others",
+    "cell": "another cell than the median one",
+    "mahalanobis": "a cell unlike the others'",
+    "energy": "another photon energy",
+    "delta_cc": "CC1/2 is better without",
+    "stretch": "of a stretch without which CC1/2 is better",
+}
+"""Why a lattice was left out of merging, by the names in ``quality.left_out`` of merge.json."""
+
+
+def left_out(counts: Mapping[str, int], n_lattices: int) -> str:
+    """Return how many lattices were left out for which reason, one sentence; nothing if none was."""
+    taken = [f"{counts[name]} {why}" for name, why in LEFT_OUT.items() if counts.get(name)]
+    return f"left out {sum(counts.values())} of {n_lattices} lattices: {', '.join(taken)}" if taken else ""
+
+
 def indexing(settings: Mapping[str, Any]) -> str:
     """Return what became of an indexing ambiguity, one sentence: ``settings`` in merge.json; nothing of nothing."""
     if not settings:

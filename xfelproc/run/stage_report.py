@@ -73,6 +73,7 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         quality=merged.get("quality", {}),
         intensities=merged.get("downstream", {}),
         table_one=merged.get("table_one", ()),
+        lattices=merged.get("lattices", {}),
         warnings=tuple(dict.fromkeys([*session.warnings, *_known_warnings(session), *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),

@@ -50,7 +50,7 @@ def write_group_report(gathering: Gathering, group: GroupOfRuns, opener: Opener)
     DataError
         If the runs' detectors differ in number or size of panels, or a first file cannot be read.
     """
-    detectors = [_detector(run, config, opener) for run, config in zip(group.runs, group.configs, strict=True)]
+    detectors = [detector_of(run, config, opener) for run, config in zip(group.runs, group.configs, strict=True)]
     for run, detector in zip(group.runs, detectors, strict=True):
         if not np.array_equal(detector.image_sizes, detectors[0].image_sizes):
             raise DataError(f"its panels are others than those of {group.runs[0].path.name}: no report of both", run.path)
@@ -63,7 +63,7 @@ def write_group_report(gathering: Gathering, group: GroupOfRuns, opener: Opener)
     return gathering.directory.report
 
 
-def _detector(run: RunDirectory, config: JobConfig, opener: Opener) -> Detector:
+def detector_of(run: RunDirectory, config: JobConfig, opener: Opener) -> Detector:
     """Return the detector of a run's first frame."""
     sources = run.read_manifest().sources
     number = next(number for number in range(len(sources)) if number not in sources.errors)
@@ -89,6 +89,7 @@ def _data(group: GroupOfRuns, summary: RunSummary, images: Any) -> ReportData:
         quality=merged.get("quality", {}),
         intensities=merged.get("downstream", {}),
         table_one=merged.get("table_one", ()),
+        lattices=merged.get("lattices", {}),
         warnings=merged["warnings"],
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),

@@ -12,8 +12,9 @@ from typing import Any
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.inflight import clear_inflight
+from xfelproc.models.experiment import Detector
 from xfelproc.run.campaign.campaign import Campaign
-from xfelproc.run.campaign.group_report import GroupOfRuns, write_group_report
+from xfelproc.run.campaign.group_report import GroupOfRuns, detector_of, write_group_report
 from xfelproc.run.campaign.ledger import CampaignFolder, RunState
 from xfelproc.run.campaign.plan import CampaignRun
 from xfelproc.run.config import JobConfig
@@ -28,7 +29,7 @@ from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup, recorded_target
 
 RECORD = "group.json"
-FILES = ("merged.mtz", "merged.h5", "table1.txt", "unmerged.mtz")
+FILES = ("merged.mtz", "merged.h5", "table1.txt", "lattices.h5", "unmerged.mtz")
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,16 @@ def _merged(
         if record is None or record["lineage"] != lineage or not _is_whole(directory, record):
             say(f"{name}: merging {len(members)} runs")
             directory.report.unlink(missing_ok=True)
-            record = {"lineage": lineage, "found": merge_inputs(gathering, shards, settings, group, directory.merged)}
+            detector = _detector(folder, members[0]) if settings.exclude_panels or settings.panel_edge else None
+            found = merge_inputs(gathering, shards, settings, group, directory.merged, detector=detector)
+            record = {"lineage": lineage, "found": found}
             directory.write_json(RECORD, record)
         _report(gathering, name, folder, members, shards, record["found"], say)
     return _figures(record["found"])
+
+
+def _detector(folder: CampaignFolder, member: _Member) -> Detector:
+    return detector_of(RunDirectory(folder.run(member.run.name)), member.config, default_opener())
 
 
 def _is_whole(directory: RunDirectory, record: Mapping[str, Any]) -> bool:
