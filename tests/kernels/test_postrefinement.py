@@ -122,12 +122,12 @@ def test_normal_equations_have_the_gradient_of_the_target(kind):
     p = truth + np.array([0.02, 0.5, 1e-5, 1e-5, 0.05, -0.05, 1e-5, 1e-5])
 
     def target(x):
-        full, part = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
+        full, part = np.empty(n), np.empty(n)
         partiality.lattice_factors(observed, compared.inverse_d2, shift[0], x, kind, full, part)
         return lattice_equations.target(observed, compared, full, part, x, prior, precision, robust)
 
     normal, right = np.zeros((len(p), len(p))), np.zeros(len(p))
-    full, part = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
+    full, part = np.empty(n), np.empty(n)
     partiality.lattice_factors(observed, compared.inverse_d2, shift[0], p, kind, full, part)
     value = lattice_equations.equations(
         observed,

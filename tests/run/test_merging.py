@@ -182,7 +182,7 @@ def test_missing_unit(run: MergeInput) -> None:
 
 @pytest.mark.parametrize(
     ("folds", "folder", "damage"),
-    [(2, "observations", "truncated"), (4, "blocks", "missing"), (6, "models/3", "of another merging")],
+    [(2, "observations", "truncated"), (4, "places", "missing"), (6, "models/3", "of another merging")],
 )
 def test_damaged_parts_are_made_again(
     run: MergeInput, streamed: dict[str, Any], tmp_path: Path, folds: int, folder: str, damage: str

@@ -72,8 +72,8 @@ def write_columns(
     p: Floats,
     kind: int,
     free: Bools,
-    full: Singles,
-    partiality: Singles,
+    full: Floats,
+    partiality: Floats,
     columns: Floats,
 ) -> None:
     """Write the derivatives (p, n) of k = full · partiality with the parameters; only those of free ones mean anything."""
@@ -86,7 +86,7 @@ def write_columns(
         columns[2:] = 0.0
     for i in range(full.shape[0]):
         s2 = np.float64(inverse_d2[i])
-        f, part = np.float64(full[i]), np.float64(partiality[i])
+        f, part = full[i], partiality[i]
         columns[0, i] = f * part
         columns[1, i] = -0.5 * s2 * f * part
         if not shaped:
@@ -114,8 +114,8 @@ def equations(
     kind: int,
     robust: float,
     free: Bools,
-    full: Singles,
-    partiality: Singles,
+    full: Floats,
+    partiality: Floats,
     columns: Floats,
     normal: Floats,
     right: Floats,
@@ -133,7 +133,7 @@ def equations(
     for i in range(m):
         # an infinite variance makes all of this 0
         j, inverse = compared.mean[i], 1.0 / compared.variance[i]
-        y = observed.intensity[i] - np.float64(full[i]) * partiality[i] * j
+        y = observed.intensity[i] - full[i] * partiality[i] * j
         x = 1.0 + y * y * inverse / c2
         product *= x
         if product > MUCH:
@@ -148,8 +148,8 @@ def equations(
 def target(
     observed: Observed,
     compared: Compared,
-    full: Singles,
-    partiality: Singles,
+    full: Floats,
+    partiality: Floats,
     p: Floats,
     prior: Floats,
     precision: Floats,
@@ -161,7 +161,7 @@ def target(
         total += 0.5 * precision[u] * (p[u] - prior[u]) ** 2
     c2, logs, product = robust * robust, 0.0, 1.0
     for i in range(full.shape[0]):
-        y = observed.intensity[i] - np.float64(full[i]) * partiality[i] * compared.mean[i]
+        y = observed.intensity[i] - full[i] * partiality[i] * compared.mean[i]
         product *= 1.0 + y * y / (compared.variance[i] * c2)
         if product > MUCH:
             logs, product = logs + math.log(product), 1.0

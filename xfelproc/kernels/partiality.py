@@ -189,7 +189,13 @@ def moved_excitation(observed: Observed, i: int, p: Floats) -> float:
 
 @njit(cache=True, nogil=True)
 def lattice_factors(
-    observed: Observed, inverse_d2: Singles, shift: float, p: Floats, kind: int, full: Singles, partiality: Singles
+    observed: Observed,
+    inverse_d2: Singles,
+    shift: float,
+    p: Floats,
+    kind: int,
+    full: Singles | Floats,
+    partiality: Singles | Floats,
 ) -> None:
     """Write G exp(-B/2d²) w0/w and the partiality of one lattice's observations; ``shift`` is half Δ times d² (b λ / 4)."""
     w0, w1 = math.exp(p[4]), math.exp(p[5])

@@ -89,7 +89,7 @@ def refine_lattice(
     """
     n, m = parameters.shape[0], observed.intensity.shape[0]
     normal, right, step, columns = np.zeros((n, n)), np.zeros(n), np.zeros(n), np.empty((n, m))
-    full, part = np.empty(m, dtype=np.float32), np.empty(m, dtype=np.float32)
+    full, part = np.empty(m), np.empty(m)
     damping, taken = 1e-3, 0
     lattice_factors(observed, compared.inverse_d2, shift, parameters, kind, full, part)
     for _ in range(rounds):

@@ -77,12 +77,14 @@ def own_variance(
 @njit(cache=True, nogil=True)
 def add_block(
     starts: Ints,
-    observed: Observed,
+    group: NDArray[np.int32],
+    intensity: Singles,
+    fixed: Singles,
+    gain: Singles,
     full: Singles,
     partiality: Singles,
     expected: Floats,
     limit: Floats,
-    column: NDArray[np.uint8],
     used: Bools,
     quality: Floats,
     errors: Floats,
@@ -93,7 +95,7 @@ def add_block(
     count: Ints,
     merged: Bools,
 ) -> None:
-    """Add Σw and ΣwJ by unique reflection and ``column`` (n,), ΣwJ² and the number by unique reflection; J = I/k, w = k²/σ².
+    """Add Σw, ΣwJ, ΣwJ² and the number by unique reflection; J = I/k, w = k²/σ².
 
     ``merged`` (n,) becomes true for the observations that were added.
     """
@@ -103,25 +105,15 @@ def add_block(
         for i in range(starts[j], starts[j + 1]):
             if partiality[i] < min_partiality:
                 continue
-            g, c, intensity = observed.group[i], column[i], observed.intensity[i]
-            v = own_variance(
-                intensity,
-                observed.fixed[i],
-                observed.gain[i],
-                full[i],
-                partiality[i],
-                expected[g],
-                limit[g],
-                quality[j],
-                errors,
-            )
+            g, y = group[i], np.float64(intensity[i])
+            v = own_variance(y, fixed[i], gain[i], full[i], partiality[i], expected[g], limit[g], quality[j], errors)
             if math.isinf(v):
                 continue
             k = np.float64(full[i]) * partiality[i]
-            weight[g, c] += k * k / v
-            weighted[g, c] += k * intensity / v
-            squared[g] += intensity * intensity / v
-            count[g, c] += 1
+            weight[g] += k * k / v
+            weighted[g] += k * y / v
+            squared[g] += y * y / v
+            count[g] += 1
             merged[i] = True
 
 
@@ -173,7 +165,12 @@ def others(
 
 @njit(cache=True, nogil=True)
 def lattice_variances(
-    observed: Observed, full: Singles, partiality: Singles, quality: float, errors: Floats, compared: Compared
+    observed: Observed,
+    full: Singles | Floats,
+    partiality: Singles | Floats,
+    quality: float,
+    errors: Floats,
+    compared: Compared,
 ) -> None:
     """Write the variance of I - k J of each observation, infinite where nothing is there to compare to."""
     for i in range(full.shape[0]):

@@ -97,8 +97,8 @@ def _equations(
     prior: Floats,
     priors: Priors,
     kind: int,
-    full: Singles,
-    partiality: Singles,
+    full: Floats,
+    partiality: Floats,
     columns: Floats,
     normal: Floats,
     right: Floats,
@@ -138,8 +138,8 @@ def _target(
     p: Floats,
     prior: Floats,
     precision: Floats,
-    full: Singles,
-    partiality: Singles,
+    full: Floats,
+    partiality: Floats,
 ) -> float:
     """Return the target of `_equations` where the factors are known."""
     total, product = 0.0, 1.0
@@ -157,7 +157,7 @@ def _target(
 
 
 @njit(cache=True, nogil=True)
-def _log_ratio(observed: Observed, typical: Floats, sigma: Floats, full: Singles, partiality: Singles) -> float:
+def _log_ratio(observed: Observed, typical: Floats, sigma: Floats, full: Floats, partiality: Floats) -> float:
     """Return the log of the sum of all intensities, at least its standard deviation, over what is expected."""
     total = expected = noise = 0.0
     for i in range(sigma.shape[0]):
@@ -182,7 +182,7 @@ def _fit_lattice(
     """Fit the free parameters of one lattice in place."""
     n, m = parameters.shape[0], typical.shape[0]
     normal, right, step, columns = np.zeros((n, n)), np.zeros(n), np.zeros(n), np.empty((n, m))
-    full, part = np.empty(m, dtype=np.float32), np.empty(m, dtype=np.float32)
+    full, part = np.empty(m), np.empty(m)
     sigma = np.empty(m)
     for i in range(m):
         sigma[i] = math.sqrt(observed.fixed[i] + observed.gain[i] * max(observed.intensity[i], 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from xfelproc.algorithms.merging.cycle import CycleState, advance
 from xfelproc.algorithms.merging.filters import Consensus, lost_record, nothing_left
 from xfelproc.algorithms.merging.group_sums import NUMBERS, is_of_group, sums_of_group
 from xfelproc.algorithms.merging.merge import Final
-from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.algorithms.merging.sample import MAX_OBSERVATIONS
 from xfelproc.algorithms.merging.symmetry_notes import Absences
@@ -25,11 +25,12 @@ from xfelproc.io.columns import ColumnFile
 from xfelproc.io.exchange.mtz import BatchModel
 from xfelproc.io.exchange.mtz_pieces import Rows
 from xfelproc.io.nodes import Partial, find_node, read_node, write_node
+from xfelproc.kernels.unmerged import N_COLUMNS, place_rows
 from xfelproc.models.tables import ScaledLatticeTable
 from xfelproc.run.folding import ITERATIONS_KEPT, Gathering, read_partial
 from xfelproc.run.merge_influence import Judge, Judged
 from xfelproc.stages.fold import MOST_LEAVES, Nodes, Shards, cut_leaves
-from xfelproc.stages.merge_cycles import Begin, LeafNumbers, Output, Pass
+from xfelproc.stages.merge_cycles import BOUNDS, Begin, LeafNumbers, Output, Pass
 from xfelproc.stages.merge_leaves import MOST_CELLS, Leaves
 from xfelproc.stages.merge_parts import MergeJob
 
@@ -72,6 +73,8 @@ class Finished:
     survey: Partial
     job: MergeJob
     judged: Judged
+    buckets: tuple[int, ...]
+    """Bounds, in the unique reflections, of the parts in which rows are sorted."""
 
     @property
     def n_unmerged(self) -> int:
@@ -118,9 +121,15 @@ class Finished:
         job = self.job
         try:
             files = [ColumnFile(job.rows(first), job.hash("rows", first)) for first in self._first]
-            for name in files[0].names:
-                rows = np.concatenate([file.read(name) for file in files])
-                yield rows[np.argsort(pack(rows[:, :3].astype(np.int32)), kind="stable")]
+            inner = [file.read(BOUNDS) for file in files]
+            for number, (a, b) in enumerate(itertools.pairwise(self.buckets)):
+                starts = np.zeros(b - a + 1, dtype=np.int64)
+                for bounds in inner:
+                    starts += bounds[a : b + 1] - bounds[a]
+                rows, place = np.empty((int(starts[-1]), N_COLUMNS), dtype=np.float32), starts[:-1]
+                for file, bounds in zip(files, inner, strict=True):
+                    place_rows(file.read(str(number)), bounds[a : b + 1], place, rows)
+                yield rows
         except DataError as error:
             raise job.damaged(Path(error.path or job.folder)) from error
 
@@ -190,9 +199,10 @@ class Engine:
             state, number = advance(state, sums), number + 1
         before = np.concatenate([[0], np.cumsum(survey["n_lattices"])]).tolist()
         lattices = dict(zip(blocks.first, before[:-1], strict=True))
-        output = Output(job, path, number, lattices, self._buckets(counts), consensus)
+        buckets = self._buckets(counts)
+        output = Output(job, path, number, lattices, buckets, consensus)
         sums = read_partial(gathering.fold(output, f"{STAGE}/output", 0, blocks, parts))
-        return Finished(state, sums, survey, job, judged)
+        return Finished(state, sums, survey, job, judged, buckets)
 
     def _leaves(self) -> Path:
         n_lattices, n = int(self.offered.lattices.sum()), int(self.offered.reflections.sum())
@@ -217,10 +227,8 @@ class Engine:
 
     def _pass(self, number: int, one: Pass, blocks: LeafNumbers, parts: tuple[int, ...]) -> Sums:
         sums = read_partial(self.gathering.fold(one, f"{STAGE}/pass", number, blocks, parts))
-        # what this pass was made of is needed no more: pass 0 makes blocks of leaves, pass n models of those of n - 1
-        shutil.rmtree(
-            self.job.folder / "observations" if number == 0 else self.job.folder / f"models/{number - ITERATIONS_KEPT}", True
-        )
+        # what this pass was made of is needed no more: it made models of those of the one before
+        shutil.rmtree(self.job.folder / f"models/{number - ITERATIONS_KEPT}", ignore_errors=True)
         return sums
 
     def _state_path(self, number: int) -> Path:

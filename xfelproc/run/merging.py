@@ -148,7 +148,7 @@ def merge_inputs(
     output
         Existing folder of the two files.
     bandwidth
-        Relative, for the batch headers.
+        Of the beam, relative, FWHM: for partiality, and the batch headers.
     notes
         What the files' history says before the warnings of merging.
     detector
@@ -170,9 +170,9 @@ def merge_inputs(
     OutputError
         If something cannot be written; what is done is kept for the next attempt.
     """
-    lineage = merge_lineage(gathering, shards, settings, group)
+    lineage = digest([merge_lineage(gathering, shards, settings, group), bandwidth])
     panels = PanelLimits.of(settings, detector)
-    plain = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE, panels)
+    plain = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE, panels, 0, bandwidth)
 
     def attempt() -> dict[str, Any] | None:
         frames = _grouped(gathering, plain, shards)

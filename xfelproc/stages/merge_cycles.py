@@ -18,18 +18,18 @@ from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begi
 from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, filtered
 from xfelproc.algorithms.merging.group_sums import group_sums
 from xfelproc.algorithms.merging.influence import Cut
-from xfelproc.algorithms.merging.lattice_block import LatticeBlock, UniqueReflections
+from xfelproc.algorithms.merging.lattice_block import UniqueReflections
 from xfelproc.algorithms.merging.lattice_rows import described
-from xfelproc.algorithms.merging.output import output_block
+from xfelproc.algorithms.merging.output import end_of_block
 from xfelproc.algorithms.merging.reference import Sums, add_sums
 from xfelproc.algorithms.merging.sample import Sample, begin
 from xfelproc.algorithms.merging.unique import Locator
 from xfelproc.io.columns import write_columns
-from xfelproc.io.exchange.mtz_pieces import unmerged_rows
 from xfelproc.io.nodes import Partial
-from xfelproc.models.conventions import ReflectionFlag
-from xfelproc.models.tables import UnmergedTable
 from xfelproc.stages.merge_parts import MergeJob
+
+BOUNDS = "bounds"
+"""In a file of rows: where those of each unique reflection are, beside the rows by bucket."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Pass:
         return self.job.hash("pass", self.number)
 
     def accumulate(self, blocks: Iterable[int]) -> Partial:
-        """Return the sums over consecutive leaves; blocks and models are published by leaf."""
+        """Return the sums over consecutive leaves; models, and in pass 0 the places of observations, are published by leaf."""
         state = self._state()
         locator = Locator(state.unique.hkl, self.job.group) if self.number == 0 else None
         total: Sums | None = None
@@ -110,8 +110,9 @@ class Pass:
     def _leaf(self, first: int, state: CycleState, locator: Locator | None) -> Sums:
         job = self.job
         if locator is not None:
-            block = placed(job.read_columns(job.leaf(first), job.hash("leaf", first)), locator)
-            write_columns(job.block(first), job.hash("block", first), block.arrays())
+            group, isym = locator.find(job.read_columns(job.leaf(first), job.hash("leaf", first), ("hkl",))["hkl"])
+            write_columns(job.places(first), job.hash("places", first), {"group": group, "isym": isym})
+            block = job.read_block(first)
             models = filtered(block, begin_block(block, state), self.consensus, job.settings)
         else:
             block = job.read_block(first)
@@ -146,10 +147,9 @@ class Output:
         """Return the sums over consecutive leaves; rows are published by leaf."""
         arrays = self.job.read(self.state, self.job.hash("state", self.passes))
         state = CycleState.from_arrays(arrays, self.job.settings)
-        locator = Locator(state.unique.hkl, self.job.group)
         total: Sums | None = None
         for first in blocks:
-            one = self._leaf(first, state, locator)
+            one = self._leaf(first, state)
             total = one if total is None else add_sums(total, one)
         if total is None:
             raise ValueError("a pass over no leaves")
@@ -159,31 +159,16 @@ class Output:
         """Return the sums over both."""
         return add_sums(first, second)
 
-    def _leaf(self, first: int, state: CycleState, locator: Locator) -> Sums:
-        job, block = self.job, self.job.read_block(first)
+    def _leaf(self, first: int, state: CycleState) -> Sums:
+        job, block = self.job, self.job.read_block(first, whole=True)
         models = job.read_models(self.passes - 1, first)
-        table, lattices, sums = output_block(block, models, state, self.lattices[first])
-        lattices = described(lattices, block, models, state, self.consensus)
-        slices = self._slices(table, locator)
-        write_columns(job.rows(first), job.hash("rows", first), slices)
+        end = end_of_block(block, models, state, self.lattices[first])
+        lattices, sums = described(end.lattices, block, models, state, self.consensus), end.sums
+        edges = end.bounds[np.array(self.bounds)].tolist()
+        slices = {str(n): end.rows[a:b] for n, (a, b) in enumerate(itertools.pairwise(edges))}
+        write_columns(job.rows(first), job.hash("rows", first), slices | {BOUNDS: end.bounds.astype(np.int32)})
         known = {"A": block.A, "wavelength": block.wavelength} | {c.name: lattices[c.name] for c in lattices.SCHEMA}
         write_columns(job.lattices(first), job.hash("lattices", first), known)
-        counts = [sum(map(len, slices.values())), len(lattices), int(np.count_nonzero(lattices["used"]))]
+        counts = [len(end.rows), len(lattices), int(np.count_nonzero(lattices["used"]))]
         sums |= group_sums(block, models, state, job.n_groups)
         return sums | {"n": np.array(counts), "reasons": counts_by_reason(models.reason)}
-
-    def _slices(self, table: UnmergedTable, locator: Locator) -> Partial:
-        """Return the rows of the MTZ by bucket, in it by unique reflection and lattice."""
-        merged = table.select(table["flags"] & int(ReflectionFlag.OUTLIER) == 0)
-        order, starts = locator.sorted(merged["hkl_asu"])
-        rows, bounds = unmerged_rows(merged.select(order)), starts[np.array(self.bounds)]
-        return {str(n): rows[a:b] for n, (a, b) in enumerate(itertools.pairwise(bounds.tolist()))}
-
-
-def placed(leaf: Partial, locator: Locator) -> LatticeBlock:
-    """Return the arrays of a leaf as a block: each observation knows its unique reflection; those of none are left out."""
-    group, isym = locator.find(leaf["hkl"])
-    m = len(leaf["starts"]) - 1
-    more: Partial = {"group": group, "isym": isym, "bandwidth": np.zeros(m)}
-    block = LatticeBlock.from_arrays(leaf | more)
-    return block if np.all(group >= 0) else block.select(group >= 0)

@@ -17,13 +17,15 @@ from xfelproc.algorithms.merging.panels import EVERYWHERE, PanelLimits
 from xfelproc.algorithms.merging.reduction import find_space_group
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.errors import DamagedPartError, DataError
-from xfelproc.io.columns import read_columns
+from xfelproc.io.columns import ColumnFile
 from xfelproc.io.manifest_reader import ManifestReader
 from xfelproc.io.nodes import Partial, read_node
 from xfelproc.models.tables import FrameTable, ReflectionTable
 from xfelproc.stages.fold import UnitReader
 from xfelproc.stages.merge_groups import FrameGroups, GroupFile
 
+UNMERGED = {"polarization": "f4", "panel": "i2", "fast": "f4", "slow": "f4", "flags": "u2"}
+"""Columns that only the unmerged file has, and their types."""
 LATTICE_ARRAYS = ("half", "cell", "A", "wavelength", "lattice_group")
 
 
@@ -40,6 +42,8 @@ class MergeJob:
     panels: PanelLimits = EVERYWHERE
     """Parts of the detector that are left out."""
     n_groups: int = 0
+    bandwidth: float = 0.0
+    """Of the beam, relative, FWHM."""
 
     @property
     def group(self) -> gemmi.SpaceGroup:
@@ -59,9 +63,9 @@ class MergeJob:
         """Return where the lattices of some shards are, of which ``first`` is the first."""
         return self._of("observations", first)
 
-    def block(self, first: int) -> Path:
-        """Return where the same lattices are as a block, whose observations know their unique reflections."""
-        return self._of("blocks", first)
+    def places(self, first: int) -> Path:
+        """Return where it is said which unique reflection each of their observations belongs to."""
+        return self._of("places", first)
 
     def models(self, number: int, first: int) -> Path:
         """Return where the models are that a pass gave these lattices."""
@@ -84,14 +88,33 @@ class MergeJob:
 
     def read_columns(self, path: Path, lineage: str, names: tuple[str, ...] | None = None) -> Partial:
         """Return arrays of one of the plain files. Raises DamagedPartError as `read` does."""
+        file = self._open(path, lineage)
+        return self._read(file, file.names if names is None else names)
+
+    def _open(self, path: Path, lineage: str) -> ColumnFile:
         try:
-            return read_columns(path, lineage, names)
+            return ColumnFile(path, lineage)
         except DataError as error:
             raise self.damaged(path) from error
 
-    def read_block(self, first: int) -> LatticeBlock:
-        """Return a block. Raises DamagedPartError as `read` does."""
-        return LatticeBlock.from_arrays(self.read_columns(self.block(first), self.hash("block", first)))
+    def _read(self, file: ColumnFile, names: tuple[str, ...]) -> Partial:
+        try:
+            return {name: file.read(name) for name in names}
+        except DataError as error:
+            raise self.damaged(file.path) from error
+
+    def read_block(self, first: int, whole: bool = False) -> LatticeBlock:
+        """Return a leaf as a block; but for the ``whole`` of it the columns that only the unmerged file has are 0.
+
+        Raises DamagedPartError as `read` does.
+        """
+        file = self._open(self.leaf(first), self.hash("leaf", first))
+        names = tuple(name for name in file.names if whole or name not in UNMERGED)
+        arrays = self._read(file, names) | self.read_columns(self.places(first), self.hash("places", first))
+        n = len(arrays["group"])
+        arrays |= {name: np.broadcast_to(np.zeros(1, kind), n) for name, kind in UNMERGED.items() if not whole}
+        arrays["bandwidth"] = np.full(len(arrays["starts"]) - 1, self.bandwidth)
+        return LatticeBlock.from_arrays(arrays)
 
     def read_models(self, number: int, first: int) -> LatticeModels:
         """Return the models of a block's lattices after a pass. Raises DamagedPartError as `read` does."""

@@ -10,9 +10,10 @@ from xfelproc.algorithms.merging import Merge, prepare
 from xfelproc.algorithms.merging.final import ALL, MINUS, PLUS, chi_squared, merged_rows, normal_probability, spread_of_means
 from xfelproc.algorithms.merging.in_memory import block_in_memory, scale_blocks
 from xfelproc.algorithms.merging.lattice_block import LatticeFacts
-from xfelproc.algorithms.merging.output import output_block
+from xfelproc.algorithms.merging.output import end_of_block, output_block
 from xfelproc.algorithms.merging.reduction import pack
 from xfelproc.algorithms.merging.reference import add_sums
+from xfelproc.io.exchange.mtz_pieces import unmerged_rows
 from xfelproc.kernels.final_sums import Z_BINS
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.simulation.observations import ObservationSimulator
@@ -50,6 +51,18 @@ def on_the_scale_of_the_truth(simulator, found):
 def merged():
     simulator = ObservationSimulator.of(d_min=2.6, misset=0.003, error_intensity=0.05)
     return simulator, *scaled(simulator, 200)
+
+
+def test_rows_of_the_file_are_those_of_the_table(merged):
+    _, state, block, models, table, sums, _ = merged
+    end = end_of_block(block, models, state)
+    kept = table.select(table["flags"] & int(ReflectionFlag.OUTLIER) == 0)
+    expected = unmerged_rows(kept.select(np.lexsort([kept["lattice"], pack(kept["hkl_asu"])])))
+    np.testing.assert_allclose(end.rows, expected, rtol=1e-6)
+    np.testing.assert_array_equal(
+        np.diff(end.bounds), np.bincount(state.unique.rows(pack(kept["hkl_asu"])), minlength=len(state.unique))
+    )
+    assert all(np.array_equal(end.sums[name], sums[name]) for name in sums)
 
 
 def test_means_are_those_of_the_rows(merged):

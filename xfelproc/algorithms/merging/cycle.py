@@ -17,22 +17,24 @@ from xfelproc.algorithms.merging.error_model import SamplePlan, fit_errors, samp
 from xfelproc.algorithms.merging.filters import counts_by_reason
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
-from xfelproc.algorithms.merging.lattice_refinement import begin_block, factors, observed_of, refine_block, smallest_partiality
+from xfelproc.algorithms.merging.lattice_refinement import begin_block, factors, refine_block, smallest_partiality
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.kernels.reference_sums import add_block
+
+Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 __all__ = ["CycleState", "accumulate_block", "advance", "begin_block", "factors", "refine_block", "start"]
 
 
 def accumulate_block(block: LatticeBlock, models: LatticeModels, state: CycleState) -> Sums:
     """Return the sums over a block's observations that make the next reference; those of all blocks are added."""
-    sums, merged = _add(block, models, state, np.zeros(len(block), dtype=np.uint8), 1)
-    n = np.bincount(block.lattice[merged], minlength=block.n_lattices).astype(np.float64)
+    known = factors(block, models, state)
+    sums, merged = _add(block, models, state, known)
+    n = block.counts(merged).astype(np.float64)
     gauge = np.array([n.sum(), n @ np.log(models.scale), n @ models.b_factor])
-    flat = {name: values[:, 0] if values.ndim == 2 else values for name, values in sums.items()}
-    sample = _error_sample(block, models, state) if _fits_errors(state) else {}
+    sample = _error_sample(block, models, state, known) if _fits_errors(state) else {}
     return (
-        flat
+        sums
         | sample
         | {
             "gauge": gauge,
@@ -47,10 +49,9 @@ def _fits_errors(state: CycleState) -> bool:
     return state.settings.fits_errors and state.cycle > 0
 
 
-def _error_sample(block: LatticeBlock, models: LatticeModels, state: CycleState) -> Sums:
+def _error_sample(block: LatticeBlock, models: LatticeModels, state: CycleState, known: Factors) -> Sums:
     """Return what `fit_errors` wants of a block."""
-    full, partiality = factors(block, models, state)
-    columns = (block.intensity, block.variance_fixed, block.variance_gain, full, partiality)
+    columns = (block.intensity, block.variance_fixed, block.variance_gain, *known)
     plan = _sample_plan(state)
     plus = (block.isym % 2 == 1) | state.unique.centric[block.group]
     identity = (block.unit.astype(np.int64) << 32) + block.number
@@ -85,27 +86,24 @@ def advance(state: CycleState, sums: Sums) -> CycleState:
     )
 
 
-def _add(
-    block: LatticeBlock, models: LatticeModels, state: CycleState, column: NDArray[np.uint8], n_columns: int
-) -> tuple[Sums, NDArray[np.bool_]]:
-    """Return sums by unique reflection and column, and which observations are in them."""
-    n, settings, reference = len(state.unique), state.settings, state.reference
-    full, partiality = factors(block, models, state)
-    weight, weighted = np.zeros((n, n_columns)), np.zeros((n, n_columns))
-    squared, count = np.zeros(n), np.zeros((n, n_columns), dtype=np.int64)
+def _add(block: LatticeBlock, models: LatticeModels, state: CycleState, known: Factors) -> tuple[Sums, NDArray[np.bool_]]:
+    """Return sums by unique reflection, and which observations are in them; ``known`` are the factors under the models."""
+    n, reference = len(state.unique), state.reference
+    weight, weighted, squared, count = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int64)
     merged = np.zeros(len(block), dtype=bool)
     add_block(
         block.starts,
-        observed_of(block, models, state),
-        full,
-        partiality,
+        block.group,
+        block.intensity,
+        block.variance_fixed,
+        block.variance_gain,
+        *known,
         reference.expected,
         reference.limit,
-        column,
         models.used,
         models.quality,
         state.errors.terms,
-        smallest_partiality(settings),
+        smallest_partiality(state.settings),
         weight,
         weighted,
         squared,

@@ -123,6 +123,12 @@ class LatticeBlock:
         """(n,) lattice of each observation, counted in the block."""
         return np.repeat(np.arange(self.n_lattices), np.diff(self.starts))
 
+    def counts(self, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return how many of each lattice's observations are among some (n,), (m,)."""
+        before = np.concatenate([[0], np.cumsum(rows)])
+        found: NDArray[np.int64] = before[self.starts[1:]] - before[self.starts[:-1]]
+        return found
+
     def select_lattices(self, rows: NDArray[np.int64]) -> LatticeBlock:
         """Return some lattices, in the order given."""
         counts = np.diff(self.starts)[rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.kernels.error_model import observation_variances
+from xfelproc.kernels.unmerged import sorted_rows
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import ScaledLatticeTable, UnmergedTable
 
@@ -28,6 +31,47 @@ def output_block(
     quality = models.quality[block.lattice]
     rows = _rows(block, state, first_lattice, merged, full, partiality, quality)
     return rows, _lattices(block, models, state, merged, offered), sums
+
+
+@dataclass(frozen=True)
+class BlockEnd:
+    """What is published of a block in the end: ``rows`` (m, 15) as the unmerged MTZ has them, sorted by unique reflection and
+    lattice; ``bounds`` (n_unique + 1,) of the reflections in them; what became of the lattices; the final sums.
+    """
+
+    rows: NDArray[np.float32]
+    bounds: NDArray[np.int64]
+    lattices: ScaledLatticeTable
+    sums: Sums
+
+
+def end_of_block(block: LatticeBlock, models: LatticeModels, state: CycleState, first_lattice: int = 0) -> BlockEnd:
+    """Return the same as `output_block`, but of the observations only those that are merged."""
+    sums, merged = final_sums(block, models, state)
+    full, partiality = factors(block, models, state)
+    scale, b = _gauge(state)
+    rows, bounds = sorted_rows(
+        block.starts,
+        merged,
+        block.group,
+        block.isym,
+        block.intensity,
+        block.variance_fixed,
+        block.variance_gain,
+        full,
+        partiality,
+        (block.fast, block.slow, block.polarization, block.excitation),
+        block.panel,
+        block.flags,
+        state.unique.hkl.astype(np.int32),
+        state.reference.expected,
+        scale * np.exp(-0.5 * b * state.unique.inverse_d2),
+        models.quality,
+        state.errors.terms,
+        first_lattice,
+    )
+    offered = (partiality >= state.settings.min_partiality) & np.repeat(models.used, np.diff(block.starts))
+    return BlockEnd(rows, bounds, _lattices(block, models, state, merged, offered), sums)
 
 
 def _gauge(state: CycleState) -> tuple[float, float]:
@@ -82,9 +126,9 @@ def _lattices(
     merged: NDArray[np.bool_],
     offered: NDArray[np.bool_],
 ) -> ScaledLatticeTable:
-    m, lattice = block.n_lattices, block.lattice
+    m = block.n_lattices
     scale, b = _gauge(state)
-    n_merged = np.bincount(lattice[merged], minlength=m)
+    n_merged = block.counts(merged)
     width = models.width if state.settings.fits_width else np.full((m, 2), np.nan)
     return ScaledLatticeTable(
         m,
@@ -93,7 +137,7 @@ def _lattices(
         width=width[:, 0],
         width_slope=width[:, 1],
         n_observations=n_merged,
-        n_rejected=np.bincount(lattice[offered], minlength=m) - n_merged,
+        n_rejected=block.counts(offered) - n_merged,
         correlation=models.cc,
         half=block.half,
         used=models.used & (n_merged > 0),

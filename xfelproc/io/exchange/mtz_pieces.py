@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from xfelproc.errors import DataError
 from xfelproc.geometry.cells import b_matrix
 from xfelproc.io.exchange.mtz import UNMERGED_COLUMNS, BatchModel, MtzHeader, batch_header, new_mtz
+from xfelproc.kernels.unmerged import N_COLUMNS, extremes
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.tables import UnmergedTable
 
 Rows = NDArray[np.float32]
 
-N_COLUMNS = 3 + len(UNMERGED_COLUMNS)
 BATCH_COLUMN = 4
 PREAMBLE_WORDS = 20
 LINE = 80
@@ -68,16 +68,14 @@ def unmerged_pieces(n_rows: int, chunks: Iterable[Rows], batches: Iterable[Batch
     if not n_rows:
         raise DataError("no observation was merged, so there is no unmerged MTZ to write")
     yield _preamble(n_rows)
-    extremes, present, seen = _Extremes(header), np.zeros(0, dtype=bool), 0
+    seen = _Seen(header)
     for chunk in _small(chunks):
-        yield np.ascontiguousarray(chunk, dtype="<f4").tobytes()
-        extremes.add(chunk)
-        numbers = np.bincount(chunk[:, BATCH_COLUMN].astype(np.int64), minlength=len(present)) > 0
-        numbers[: len(present)] |= present
-        present, seen = numbers, seen + len(chunk)
-    if seen != n_rows:
-        raise DataError(f"an unmerged MTZ of {n_rows} rows was begun, but there are {seen}")
-    yield from _header_pieces(n_rows, extremes.rows, np.flatnonzero(present), batches, header)
+        plain = np.ascontiguousarray(chunk, dtype="<f4")
+        yield plain.tobytes()
+        seen.add(plain)
+    if seen.n != n_rows:
+        raise DataError(f"an unmerged MTZ of {n_rows} rows was begun, but there are {seen.n}")
+    yield from _header_pieces(n_rows, seen.rows, seen.batches, batches, header)
 
 
 def _small(chunks: Iterable[Rows]) -> Iterator[Rows]:
@@ -95,19 +93,32 @@ def _preamble(n_rows: int) -> bytes:
     return content.ljust(4 * PREAMBLE_WORDS, b"\0")
 
 
-class _Extremes:
-    """Rows with the smallest and largest value of each column and of 1/d²."""
+class _Seen:
+    """Rows with the smallest and largest value of each column and of 1/d², and which batches there are."""
 
     def __init__(self, header: MtzHeader) -> None:
-        self._b = b_matrix(header.cell)
-        self.rows = np.zeros((0, N_COLUMNS), dtype=np.float32)
+        self._b = np.asarray(b_matrix(header.cell), dtype=np.float64)
+        self._low, self._high = np.full(N_COLUMNS + 1, np.inf), np.full(N_COLUMNS + 1, -np.inf)
+        self._lowest, self._highest = (np.zeros((N_COLUMNS + 1, N_COLUMNS), dtype=np.float32) for _ in range(2))
+        self._present = np.zeros(1, dtype=bool)
+        self.n = 0
 
     def add(self, rows: Rows) -> None:
-        both = np.concatenate([self.rows, rows])
-        q = both[:, :3].astype(np.float64) @ self._b.T
-        values = np.column_stack([both, np.einsum("ij,ij->i", q, q)])
-        if len(values):
-            self.rows = both[np.unique(np.concatenate([values.argmin(axis=0), values.argmax(axis=0)]))]
+        if not len(rows):
+            return
+        last = int(rows[:, BATCH_COLUMN].max())
+        if last >= len(self._present):
+            self._present = np.append(self._present, np.zeros(last, dtype=bool))
+        extremes(rows, self._b, self._low, self._high, self._lowest, self._highest, self._present)
+        self.n += len(rows)
+
+    @property
+    def rows(self) -> Rows:
+        return np.unique(np.concatenate([self._lowest, self._highest]), axis=0)
+
+    @property
+    def batches(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self._present)
 
 
 def _with_columns(header: MtzHeader, rows: Rows) -> gemmi.Mtz:
