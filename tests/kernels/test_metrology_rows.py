@@ -58,8 +58,8 @@ def panel_of(detector: Detector, hkl: np.ndarray) -> int:
 def evaluate(
     detector: Detector, panel: int, a: np.ndarray, hkl: np.ndarray, turn: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    q, ray, spot = a @ hkl, np.empty(15), np.empty(8)
-    psi = kernel.onto_sphere(q, FORWARD, RADIUS, turn, ray)
+    q, ray, spot = a @ hkl, np.empty(17), np.empty(8)
+    psi = kernel.onto_sphere(q, FORWARD, RADIUS, np.inf if turn else 0.0, ray)
     assert kernel.onto_panel(pack_detector(detector)[panel], ray, spot)
     return np.array([spot[0], spot[1], psi]), ray, spot
 
@@ -71,6 +71,28 @@ def test_positions(hkl: np.ndarray, turn: bool) -> None:
     panel = panel_of(detector, hkl)
     found, _, _ = evaluate(detector, panel, A, hkl, turn)
     assert found == pytest.approx(positions(detector, panel, A, hkl, turn), abs=1e-8)
+
+
+@pytest.mark.parametrize(("tau", "nu"), [(3.0, 0.0), (0.0, 5.0)])
+@pytest.mark.parametrize("hkl", list(HKL))
+def test_a_blend_is_the_mean_of_turns_wavelengths_and_extent(hkl: np.ndarray, tau: float, nu: float) -> None:
+    q, rng = A @ hkl, np.random.default_rng(1)
+    extent = 0.002
+    axis = np.cross(q, BEAM.s0) / np.linalg.norm(np.cross(q, BEAM.s0))
+    turns, waves = (extent * np.sqrt(v) * rng.normal(size=400_000) for v in (tau, nu))
+    q_true = q + turns[:, None] * np.cross(axis, q)
+    s0 = BEAM.s0 * (1.0 + waves)[:, None]
+    off = np.linalg.norm(s0 + q_true, axis=1) - np.linalg.norm(s0, axis=1)
+    chance = np.exp(-0.5 * (off / extent) ** 2)
+    u = (s0 + q_true) / np.linalg.norm(s0 + q_true, axis=1)[:, None]
+    mean = (chance[:, None] * u).sum(axis=0) / chance.sum()
+    rays = [np.empty(17) for _ in range(3)]
+    for ray, blend in zip(rays, (0.0, np.inf, tau - nu), strict=True):
+        kernel.onto_sphere(q, FORWARD, RADIUS, blend, ray)
+    across = rays[0][6:9]
+    point, turn, blended = (ray[:3] @ across for ray in rays)
+    # only near the sphere are the displacements linear in how far the point is off it
+    assert abs(blended - mean @ across) < 0.1 * abs(mean @ across - point) + 0.02 * abs(turn - point)
 
 
 @pytest.mark.parametrize("turn", [True, False])

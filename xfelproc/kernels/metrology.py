@@ -13,18 +13,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.metrology_lattice import cell_weight, optimum, psi_spread, symmetrize
+from xfelproc.kernels.metrology_arrays import Held, Lattices, Model, Scratch, Spots, Sums, held_for, most_spots, scratch_for
+from xfelproc.kernels.metrology_lattice import cell_weight, copy_matrix, optimum, psi_spread, symmetrize
 from xfelproc.kernels.metrology_normal import BATCH, add_products, eliminate, gather_groups
 from xfelproc.kernels.metrology_rows import group_rows
 from xfelproc.kernels.robust import bin_of, influence_slope, robust
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int32]
 
 N_STATISTICS = 12
 """Columns of the sums a panel: spots, used, Σ of fast, slow, fast², slow², radial, tangential, radial², tangential², ΔΨ, ΔΨ²."""
-N_TOTALS = 12
-"""Sums a half-set: see `add_crystals`."""
+N_TOTALS = 14
+"""Sums a half-set: see `xfelproc.kernels.metrology_arrays.Sums`."""
 
 
 @njit(cache=True, nogil=True)
@@ -81,169 +81,117 @@ def _add_totals(
 
 
 @njit(cache=True, nogil=True)
-def add_crystals(
-    lattices: Floats,
-    bases: Floats,
-    n_bases: Ints,
-    symmetry: Ints,
-    wavelengths: Floats,
-    halves: Ints,
-    starts: NDArray[np.int64],
-    hkl: Ints,
-    panel: Ints,
-    observed: Floats,
-    geometry: Floats,
-    bounds: Floats,
-    reference: Floats,
-    group: Ints,
-    frames: Floats,
-    beam: Floats,
-    settings: Floats,
-    normal: Floats,
-    gradient: Floats,
-    totals: Floats,
-    statistics: Floats,
-    histogram: NDArray[np.int64],
-    psi_histogram: NDArray[np.int64],
-    refined: Floats,
-    residuals: Floats,
-) -> None:
+def _add_blend(ray: Floats, spot: Floats, residual: Floats, weights: Floats, totals: Floats) -> None:
+    """Add what a spot says of the blend: its residual's component along what the blend moves, and that squared, weighted."""
+    fast = (spot[2] * ray[6] + spot[3] * ray[7] + spot[4] * ray[8]) * ray[16]
+    slow = (spot[5] * ray[6] + spot[6] * ray[7] + spot[7] * ray[8]) * ray[16]
+    totals[12] += weights[0] * fast * residual[0] + weights[1] * slow * residual[1]
+    totals[13] += weights[0] * fast * fast + weights[1] * slow * slow
+
+
+@njit(cache=True, nogil=True)
+def _psi_sigma(
+    a: Floats, spots: Spots, first: int, last: int, beam: Floats, radius: float, settings: Floats, scratch: Scratch
+) -> float:
+    """Return the σ of ΔΨ (radians) to count with: the one given, or the lattice's own, drawn to the common one."""
+    if settings[3] > 0.0:
+        return float(settings[3])
+    own = psi_spread(a, spots.hkl, first, last, beam, radius, scratch.rays[0], scratch.q, scratch.values)
+    count = settings[8]
+    drawn = math.sqrt(((last - first) * own**2 + count * settings[7] ** 2) / (last - first + count))
+    return max(drawn, float(settings[4]))
+
+
+@njit(cache=True, nogil=True)
+def _add_rows(row: Floats, w0: float, w1: float, rows: Floats, p: int, moves: Floats, m: int, held: Held, n_held: int) -> None:
+    """Add a spot of residual ``row`` to the coupling, the own block and the pull of its group, the lattice's ``m``-th."""
+    for r in range(6):
+        j0, j1 = w0 * moves[0, r], w1 * moves[1, r]
+        held.pull[6 * m + r] += j0 * row[0] + j1 * row[1]
+        for s in range(r + 1):
+            held.own[n_held, m, r, s] += j0 * moves[0, s] + j1 * moves[1, s]
+        for k in range(p):
+            held.coupling[n_held, k, 6 * m + r] += j0 * rows[0, k] + j1 * rows[1, k]
+
+
+@njit(cache=True, nogil=True)
+def _hold(
+    spots: Spots, first: int, last: int, half: int, p: int, model: Model, scratch: Scratch, held: Held, n_held: int, sums: Sums
+) -> float:
+    """Add a lattice at its optimum to the sums, and hold its part of the normal matrix back; return the reference loss."""
+    count = gather_groups(spots.panel, model.group, first, last, held.slot, held.touched[n_held])
+    held.coupling[n_held, :p, : 6 * count] = 0.0
+    held.own[n_held, :count] = 0.0
+    held.pull[: 6 * count] = 0.0
+    bounds, reference, kind, loss = model.bounds, model.reference, int(model.settings[1]), 0.0
+    for i in range(first, last):
+        n, panel = i - first, spots.panel[i]
+        ray, place, residual, weights = scratch.rays[n], scratch.places[n], scratch.residual[n], scratch.weights[n]
+        if not math.isfinite(weights[3]):
+            sums.statistics[panel, 0] += 1.0
+            continue
+        _add_statistics(
+            ray, place, residual, weights, bounds[panel], sums.statistics[panel], sums.histogram[panel], sums.psi_histogram
+        )
+        loss += _add_totals(weights, bounds[panel], bounds[-1], reference[panel], reference[-1], kind, sums.totals[half])
+        group = model.group[panel]
+        if weights[0] == 0.0:
+            continue
+        _add_blend(ray, place, residual, weights, sums.totals[half])
+        if group >= 0:
+            group_rows(model.frames[group], model.geometry[panel], ray, held.moves, 0)
+            _add_rows(residual, weights[0], weights[1], scratch.rows[n], p, held.moves, held.slot[group], held, n_held)
+    # the scratch's step holds L⁻¹ b of the optimum
+    eliminate(scratch.factor, scratch.step, p, held.coupling[n_held], held.pull, held.touched[n_held], count, sums.gradient[half])
+    for m in range(count):
+        held.slot[held.touched[n_held, m]] = -1
+    held.halves[n_held], held.counts[n_held], held.sizes[n_held] = half, count, p
+    return loss
+
+
+@njit(cache=True, nogil=True)
+def _release(held: Held, n_held: int, n_groups: int, normal: Floats) -> None:
+    """Add the lattices that are held back to the normal matrices."""
+    add_products(held.coupling, held.own, held.touched, held.counts, held.sizes, held.halves, n_held, n_groups, held.line, normal)
+
+
+@njit(cache=True, nogil=True)
+def add_crystals(lattices: Lattices, spots: Spots, model: Model, sums: Sums, refined: Floats, residuals: Floats) -> None:
     """Bring each lattice to its optimum for the detector given, and add it, eliminated, to the normal equations of its half-set.
 
-    Parameters
-    ----------
-    lattices, symmetry, wavelengths, halves
-        A (n, 3, 3) in 1/Å, row of ``bases`` (s, 6, 3, 3; ``n_bases`` of the 6 used), Å, half-set.
-    starts
-        (n + 1) bounds of the crystals in the spots.
-    hkl, panel, observed
-        Spots: index (m, 3), panel, and fast, slow (px), their variances (px²) as (m, 4).
-    geometry, bounds, reference, group, frames
-        Packed panels; bounds of the normalised residual on each panel, and those of the reference loss (that of ΔΨ comes
-        last); group (-1: none) of each panel; axes and centre of each group (g, 12).
-    settings
-        turn (1) or point (0); kind of `robust`; σ floor (px); σ of ΔΨ (radians; 0: each crystal's own) and its floor; σ of the
-        cell (relative); spots a crystal needs; common σ of ΔΨ (radians), and how many spots it counts for.
-    normal, gradient, totals
-        (2, packed lower triangle), (2, 6 g), (2, 12): loss and reference loss, with the restraints; then, over the residuals of
-        positions (two a spot), Σ of weight² residual², of weights and of `influence_slope`, the same of ΔΨ (5-7); local parameters,
-        crystals, spots, crystals left out.
-    statistics, histogram, psi_histogram
-        (panel, 12), (panel, bins), (bins).
-    refined, residuals
-        Written: A (n, 3, 3) and fast, slow (px), ΔΨ (radians) observed - predicted (m, 3); NaN where a crystal is left out.
-
-    Longer than the house's 60 lines by its parameters and scratch, which the steps share.
+    ``refined`` and ``residuals`` are written: A (n, 3, 3) and fast, slow (px), ΔΨ (radians) observed - predicted (m, 3); NaN where
+    a crystal is left out.
     """
-    most = 1
-    for c in range(lattices.shape[0]):
-        most = max(most, starts[c + 1] - starts[c])
-    n_groups = frames.shape[0]
-    q, slope = np.empty(3), np.empty(3)
-    rays, spots, rows = np.empty((most, 15)), np.empty((most, 8)), np.empty((most, 3, 9))
-    residual, weights, scratch = np.empty((most, 3)), np.empty((most, 5)), np.empty(most)
-    step, kept = np.empty(9), np.empty((9, 9))
-    strain, weight_of_cell = np.empty((6, 3, 3)), np.empty((6, 6))
-    slot = np.full(n_groups, -1, dtype=np.int32)
-    widest = 6 * min(n_groups, most)
-    coupling, own, pull = np.empty((BATCH, 9, widest)), np.empty((BATCH, widest // 6, 6, 6)), np.empty(widest)
-    among, line, moves = np.empty((BATCH, widest // 6), dtype=np.int32), np.empty(widest), np.empty((2, 6))
-    counts, sizes, half_of = np.zeros(BATCH, dtype=np.int32), np.zeros(BATCH, dtype=np.int32), np.zeros(BATCH, dtype=np.int32)
-    held_back = 0
-    kind = int(settings[1])
-    for c in range(lattices.shape[0]):
-        first, last, half = starts[c], starts[c + 1], halves[c]
-        basis, n_strain, radius = bases[symmetry[c]], n_bases[symmetry[c]], 1.0 / wavelengths[c]
-        p = 3 + n_strain
+    most, n_groups = most_spots(lattices.starts), model.frames.shape[0]
+    n_held = int(most - most)  # a bare 0 would compile what it is given to twice, for its own type
+    scratch, held = scratch_for(most), held_for(n_groups, most)
+    for c in range(lattices.A.shape[0]):
+        first, last, half = lattices.starts[c], lattices.starts[c + 1], lattices.halves[c]
+        basis, n_strain = lattices.bases[lattices.symmetry[c]], lattices.n_bases[lattices.symmetry[c]]
+        radius, totals = 1.0 / lattices.wavelengths[c], sums.totals[half]
         residuals[first:last] = math.nan
-        refined[c] = lattices[c]
-        a = symmetrize(lattices[c], basis, n_strain)
-        psi_sigma = settings[3]
-        if psi_sigma <= 0.0:
-            psi_sigma = psi_spread(a, hkl, first, last, beam, radius, rays[0], q, scratch)
-            count = settings[8]
-            psi_sigma = math.sqrt(((last - first) * psi_sigma**2 + count * settings[7] ** 2) / (last - first + count))
-            psi_sigma = max(psi_sigma, settings[4])
-        if last - first < settings[6] or not psi_sigma > 0.0:
-            totals[half, 11] += 1.0
+        copy_matrix(lattices.A[c], refined[c])
+        a = symmetrize(lattices.A[c], basis, n_strain)
+        psi_sigma = _psi_sigma(a, spots, first, last, model.beam, radius, model.settings, scratch)
+        if last - first < model.settings[6] or not psi_sigma > 0.0:
+            totals[11] += 1.0
             continue
-        cell_weight(a.T @ a, basis, n_strain, settings[5], weight_of_cell)
-        a, best, held, good = optimum(
-            a,
-            basis,
-            n_strain,
-            weight_of_cell,
-            hkl,
-            panel,
-            observed,
-            geometry,
-            bounds,
-            first,
-            last,
-            beam,
-            radius,
-            psi_sigma,
-            settings,
-            q,
-            slope,
-            rays,
-            spots,
-            rows,
-            residual,
-            weights,
-            strain,
-            kept,
-            step,
-        )
+        cell_weight(a, basis, n_strain, model.settings[5], scratch.cell)
+        a, best, restraint, good = optimum(a, basis, n_strain, spots, first, last, radius, psi_sigma, model, scratch)
         if not good:
-            totals[half, 11] += 1.0
+            totals[11] += 1.0
             continue
-        refined[c] = a
-        count = gather_groups(panel, group, first, last, slot, among[held_back])
-        coupling[held_back, :p, : 6 * count] = 0.0
-        own[held_back, :count] = 0.0
-        pull[: 6 * count] = 0.0
+        copy_matrix(a, refined[c])
         for i in range(first, last):
-            n = i - first
-            residuals[i] = residual[n]
-            if not math.isfinite(weights[n, 3]):
-                statistics[panel[i], 0] += 1.0
-                continue
-            _add_statistics(
-                rays[n],
-                spots[n],
-                residual[n],
-                weights[n],
-                bounds[panel[i]],
-                statistics[panel[i]],
-                histogram[panel[i]],
-                psi_histogram,
-            )
-            held += _add_totals(weights[n], bounds[panel[i]], bounds[-1], reference[panel[i]], reference[-1], kind, totals[half])
-            w0, w1 = weights[n, 0], weights[n, 1]
-            g = group[panel[i]]
-            if g < 0 or w0 == 0.0:
-                continue
-            m = slot[g]
-            group_rows(frames[g], geometry[panel[i]], rays[n], moves, 0)
-            for r in range(6):
-                j0, j1 = w0 * moves[0, r], w1 * moves[1, r]
-                pull[6 * m + r] += j0 * residual[n, 0] + j1 * residual[n, 1]
-                for s in range(r + 1):
-                    own[held_back, m, r, s] += j0 * moves[0, s] + j1 * moves[1, s]
-                for k in range(p):
-                    coupling[held_back, k, 6 * m + r] += j0 * rows[n, 0, k] + j1 * rows[n, 1, k]
-        # `step` holds L⁻¹ b of the optimum
-        eliminate(kept, step, p, coupling[held_back], pull, among[held_back], count, gradient[half])
-        for m in range(count):
-            slot[among[held_back, m]] = -1
-        half_of[held_back], counts[held_back], sizes[held_back] = half, count, p
-        held_back += 1
-        if held_back == BATCH:
-            add_products(coupling, own, among, counts, sizes, half_of, held_back, n_groups, line, normal)
-            held_back = 0
-        totals[half, 0] += best
-        totals[half, 1] += held
-        totals[half, 8] += p
-        totals[half, 9] += 1.0
-    add_products(coupling, own, among, counts, sizes, half_of, held_back, n_groups, line, normal)
+            for r in range(3):
+                residuals[i, r] = scratch.residual[i - first, r]
+        loss = _hold(spots, first, last, half, 3 + n_strain, model, scratch, held, n_held, sums)
+        n_held += 1
+        if n_held == BATCH:
+            _release(held, n_held, n_groups, sums.normal)
+            n_held = 0
+        totals[0] += best
+        totals[1] += restraint + loss
+        totals[8] += 3 + n_strain
+        totals[9] += 1.0
+    _release(held, n_held, n_groups, sums.normal)

@@ -8,9 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from xfelproc.kernels.metrology_arrays import Model, Scratch, Spots
 from xfelproc.kernels.metrology_rows import local_rows, onto_panel, onto_sphere
 from xfelproc.kernels.robust import influence_slope, robust
-from xfelproc.kernels.small_matrices import cholesky, solve_lower, solve_upper
+from xfelproc.kernels.small_matrices import cholesky, invert3, solve_lower, solve_upper
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -25,9 +26,36 @@ _MOST_RELAXATION = 1.8  # a majoriser's step may be made up to twice as long
 
 
 @njit(cache=True, nogil=True)
+def copy_matrix(a: Floats, out: Floats) -> None:
+    """Copy a 3 x 3 matrix. Assignments of arrays take long to compile, for the words of their errors."""
+    for r in range(3):
+        for c in range(3):
+            out[r, c] = a[r, c]
+
+
+@njit(cache=True, nogil=True)
+def metric_of(a: Floats, out: Floats) -> None:
+    """Write AᵀA."""
+    for r in range(3):
+        for c in range(3):
+            out[r, c] = a[0, r] * a[0, c] + a[1, r] * a[1, c] + a[2, r] * a[2, c]
+
+
+@njit(cache=True, nogil=True)
+def along_basis(change: Floats, direction: Floats) -> float:
+    """Return how much of a direction is in a change of the metric: the sum of the elements' products."""
+    total = 0.0
+    for r in range(3):
+        for c in range(3):
+            total += change[r, c] * direction[r, c]
+    return total
+
+
+@njit(cache=True, nogil=True)
 def strains_of(a: Floats, basis: Floats, n: int, out: Floats) -> None:
     """Write ½ A⁻ᵀ E for ``n`` directions E of the reciprocal metric: the changes of A that keep the symmetry."""
-    inverse = np.linalg.inv(a)
+    inverse = np.empty((3, 3))
+    invert3(a, inverse)
     for j in range(n):
         for r in range(3):
             for c in range(3):
@@ -40,22 +68,35 @@ def strains_of(a: Floats, basis: Floats, n: int, out: Floats) -> None:
 @njit(cache=True, nogil=True)
 def symmetrize(a: Floats, basis: Floats, n: int) -> Floats:
     """Return A strained, not turned, until its metric is one of ``n`` directions ``basis``: A += ½ A⁻ᵀ ΔG*."""
-    out = a.copy()
+    out = np.empty((3, 3))
+    copy_matrix(a, out)
+    metric, change, inverse = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     for _ in range(4):
-        metric = out.T @ out
-        change = -metric
+        metric_of(out, metric)
+        for r in range(3):
+            for c in range(3):
+                change[r, c] = -metric[r, c]
         for j in range(n):
-            change += np.sum(metric * basis[j]) * basis[j]
-        out += 0.5 * (np.linalg.inv(out).T @ change)
+            amount = along_basis(metric, basis[j])
+            for r in range(3):
+                for c in range(3):
+                    change[r, c] += amount * basis[j, r, c]
+        invert3(out, inverse)
+        for r in range(3):
+            for c in range(3):
+                out[r, c] += 0.5 * (inverse[0, r] * change[0, c] + inverse[1, r] * change[1, c] + inverse[2, r] * change[2, c])
     return out
 
 
 @njit(cache=True, nogil=True)
 def move_lattice(a: Floats, step: Floats, strain: Floats, n_strain: int) -> Floats:
     """Return A strained by amplitudes ``step[3:]`` and then turned by ``step[:3]`` (radians; Rodrigues)."""
-    strained = a.copy()
+    strained = np.empty((3, 3))
+    copy_matrix(a, strained)
     for j in range(n_strain):
-        strained += step[3 + j] * strain[j]
+        for r in range(3):
+            for c in range(3):
+                strained[r, c] += step[3 + j] * strain[j, r, c]
     x, y, z = step[0], step[1], step[2]
     angle = math.sqrt(x * x + y * y + z * z)
     sine = math.sin(angle) / angle if angle > 1e-9 else 1.0
@@ -71,14 +112,24 @@ def move_lattice(a: Floats, step: Floats, strain: Floats, n_strain: int) -> Floa
 
 
 @njit(cache=True, nogil=True)
-def cell_weight(metric: Floats, basis: Floats, n: int, sigma: float, out: Floats) -> None:
+def cell_weight(a: Floats, basis: Floats, n: int, sigma: float, out: Floats) -> None:
     """Write the weight (n, n) of the cell's restraint: relative standard deviation ``sigma`` of the strain ½ G*⁻¹ ΔG*."""
-    inverse = np.linalg.inv(metric)
+    metric, inverse = np.empty((3, 3)), np.empty((3, 3))
+    metric_of(a, metric)
+    invert3(metric, inverse)
+    strains = np.zeros((6, 3, 3))
+    for j in range(n):
+        for r in range(3):
+            for c in range(3):
+                for m in range(3):
+                    strains[j, r, c] += inverse[r, m] * basis[j, m, c]
     for i in range(n):
-        left = inverse @ basis[i]
         for j in range(n):
-            product = left @ (inverse @ basis[j])
-            out[i, j] = 0.25 * (product[0, 0] + product[1, 1] + product[2, 2]) / (sigma * sigma)
+            trace = 0.0
+            for r in range(3):
+                for c in range(3):
+                    trace += strains[i, r, c] * strains[j, c, r]
+            out[i, j] = 0.25 * trace / (sigma * sigma)
 
 
 @njit(cache=True, nogil=True)
@@ -86,9 +137,13 @@ def restrain(
     a: Floats, metric: Floats, basis: Floats, n: int, weight: Floats, normal: Floats, right: Floats, away: Floats
 ) -> float:
     """Add the restraint of the cell to the local equations; return its loss."""
-    change = a.T @ a - metric
+    change = np.empty((3, 3))
+    metric_of(a, change)
+    for r in range(3):
+        for c in range(3):
+            change[r, c] -= metric[r, c]
     for j in range(n):
-        away[j] = np.sum(change * basis[j])
+        away[j] = along_basis(change, basis[j])
     loss = 0.0
     for i in range(n):
         pull = 0.0
@@ -103,49 +158,50 @@ def restrain(
 
 
 @njit(cache=True, nogil=True)
+def median_of(values: Floats, n: int) -> float:
+    """Return the median of ``values[:n]``, which are sorted (Shell 1959)."""
+    gap = n // 2
+    while gap > 0:
+        for i in range(gap, n):
+            value, j = values[i], i
+            while j >= gap and values[j - gap] > value:
+                values[j] = values[j - gap]
+                j -= gap
+            values[j] = value
+        gap //= 2
+    return 0.5 * float(values[(n - 1) // 2] + values[n // 2])
+
+
+@njit(cache=True, nogil=True)
 def psi_spread(
-    a: Floats, hkl: Ints, first: int, last: int, beam: Floats, radius: float, ray: Floats, q: Floats, scratch: Floats
+    a: Floats, hkl: Ints, first: int, last: int, beam: Floats, radius: float, ray: Floats, q: Floats, values: Floats
 ) -> float:
     """Return the σ (radians) of ΔΨ of a lattice as it is: from its median, for as many degrees of freedom as it has."""
-    count = 0
+    count = int(first - first)  # a bare 0 would compile what it is given to twice
     for i in range(first, last):
         for r in range(3):
             q[r] = a[r, 0] * hkl[i, 0] + a[r, 1] * hkl[i, 1] + a[r, 2] * hkl[i, 2]
-        psi = onto_sphere(q, beam, radius, True, ray)
+        psi = onto_sphere(q, beam, radius, 0.0, ray)
         if not math.isnan(psi):
-            scratch[count] = abs(psi)
+            values[count] = abs(psi)
             count += 1
     if count == 0:
         return math.nan
     freedom = max(1.0, count - 2.0)  # two of the three turns bear on ΔΨ
-    return 1.4826 * float(np.median(scratch[:count])) * math.sqrt(count / freedom)
+    return 1.4826 * median_of(values, count) * math.sqrt(count / freedom)
 
 
 @njit(cache=True, nogil=True)
 def evaluate(
     a: Floats,
-    hkl: Ints,
-    panel: Ints,
-    observed: Floats,
-    geometry: Floats,
-    bounds: Floats,
+    spots: Spots,
     first: int,
     last: int,
-    strain: Floats,
     n_strain: int,
-    beam: Floats,
     radius: float,
     psi_sigma: float,
-    settings: Floats,
-    q: Floats,
-    gradient: Floats,
-    rays: Floats,
-    spots: Floats,
-    rows: Floats,
-    residual: Floats,
-    weights: Floats,
-    normal: Floats,
-    right: Floats,
+    model: Model,
+    scratch: Scratch,
     kind: int,
     part: float,
 ) -> tuple[float, float]:
@@ -154,44 +210,36 @@ def evaluate(
     ``part`` of the bounds is used. The normal matrix has the weights, not the second derivatives of the loss: steps by it never
     raise the loss, but are too short by their ratio, which is the relaxation.
 
-    ``weights`` (n, 5): of fast, slow (1/px²) and ΔΨ (1/radian²), then the squared normalised residuals of position and ΔΨ.
+    The scratch's weights (n, 5) are of fast, slow (1/px²) and ΔΨ (1/radian²), then the squared normalised residuals of position
+    and ΔΨ.
     """
-    p = 3 + n_strain
+    p, q, hkl, panel, bounds = 3 + n_strain, scratch.q, spots.hkl, spots.panel, model.bounds
+    normal, right, weights, residual = scratch.local, scratch.right, scratch.weights, scratch.residual
     normal[:p, :p] = 0.0
     right[:p] = 0.0
-    floor2 = settings[2] * settings[2]
     loss, total, slopes = 0.0, 1e-9, 1e-9
     for i in range(first, last):
         n = i - first
         for r in range(3):
             q[r] = a[r, 0] * hkl[i, 0] + a[r, 1] * hkl[i, 1] + a[r, 2] * hkl[i, 2]
-        psi = onto_sphere(q, beam, radius, settings[0] > 0.0, rays[n])
-        bound, bound_psi = part * bounds[panel[i]], part * bounds[-1]
-        if math.isnan(psi) or not onto_panel(geometry[panel[i]], rays[n], spots[n]):
+        psi = onto_sphere(q, model.beam, radius, model.settings[0], scratch.rays[n])
+        if math.isnan(psi) or not onto_panel(model.geometry[panel[i]], scratch.rays[n], scratch.places[n]):
             weights[n, :3] = 0.0
             weights[n, 3] = weights[n, 4] = math.inf
             residual[n] = math.nan
             continue
-        residual[n, 0] = observed[i, 0] - spots[n, 0]
-        residual[n, 1] = observed[i, 1] - spots[n, 1]
+        residual[n, 0] = spots.observed[i, 0] - scratch.places[n, 0]
+        residual[n, 1] = spots.observed[i, 1] - scratch.places[n, 1]
         residual[n, 2] = -psi
-        w0, w1 = 1.0 / (observed[i, 2] + floor2), 1.0 / (observed[i, 3] + floor2)
-        square = residual[n, 0] ** 2 * w0 + residual[n, 1] ** 2 * w1
-        weight, own = robust(square, bound, kind)
-        square_psi = (psi / psi_sigma) ** 2
-        weight_psi, own_psi = robust(square_psi, bound_psi, kind)
-        loss += own + own_psi
+        bound, bound_psi = part * bounds[panel[i]], part * bounds[-1]
+        loss += weigh(spots.observed[i], residual[n], psi_sigma, model.settings[2], bound, bound_psi, kind, weights[n])
         if kind > 0:
-            total += 2.0 * weight + weight_psi
+            square, square_psi = weights[n, 3], weights[n, 4]
+            total += 2.0 * robust(square, bound, kind)[0] + robust(square_psi, bound_psi, kind)[0]
             slopes += 2.0 * influence_slope(square, bound, kind, 2.0) + influence_slope(square_psi, bound_psi, kind, 1.0)
-        weights[n, 0], weights[n, 1], weights[n, 2] = weight * w0, weight * w1, weight_psi / (psi_sigma * psi_sigma)
-        weights[n, 3], weights[n, 4] = square, square_psi
-        local_rows(q, hkl[i], strain, n_strain, beam, radius, rays[n], spots[n], gradient, rows[n])
-        for j in range(p):
-            j0, j1, j2 = weights[n, 0] * rows[n, 0, j], weights[n, 1] * rows[n, 1, j], weights[n, 2] * rows[n, 2, j]
-            right[j] += j0 * residual[n, 0] + j1 * residual[n, 1] + j2 * residual[n, 2]
-            for m in range(j + 1):
-                normal[j, m] += j0 * rows[n, 0, m] + j1 * rows[n, 1, m] + j2 * rows[n, 2, m]
+        ray, place, rows = scratch.rays[n], scratch.places[n], scratch.rows[n]
+        local_rows(q, hkl[i], scratch.strain, n_strain, model.beam, radius, ray, place, scratch.slope, rows)
+        add_local(rows, residual[n], weights[n], p, normal, right)
     for j in range(p):
         for m in range(j):
             normal[m, j] = normal[j, m]
@@ -199,96 +247,90 @@ def evaluate(
 
 
 @njit(cache=True, nogil=True)
+def weigh(
+    observed: Floats,
+    residual: Floats,
+    psi_sigma: float,
+    floor: float,
+    bound: float,
+    bound_psi: float,
+    kind: int,
+    weights: Floats,
+) -> float:
+    """Write the weights of a spot (see `evaluate`) and return its loss."""
+    w0, w1 = 1.0 / (observed[2] + floor * floor), 1.0 / (observed[3] + floor * floor)
+    square, square_psi = residual[0] ** 2 * w0 + residual[1] ** 2 * w1, (residual[2] / psi_sigma) ** 2
+    weight, own = robust(square, bound, kind)
+    weight_psi, own_psi = robust(square_psi, bound_psi, kind)
+    weights[0], weights[1], weights[2] = weight * w0, weight * w1, weight_psi / (psi_sigma * psi_sigma)
+    weights[3], weights[4] = square, square_psi
+    return own + own_psi
+
+
+@njit(cache=True, nogil=True)
+def add_local(rows: Floats, residual: Floats, weights: Floats, p: int, normal: Floats, right: Floats) -> None:
+    """Add a spot to the lower triangle of the local normal matrix, and to the right side."""
+    for j in range(p):
+        j0, j1, j2 = weights[0] * rows[0, j], weights[1] * rows[1, j], weights[2] * rows[2, j]
+        right[j] += j0 * residual[0] + j1 * residual[1] + j2 * residual[2]
+        for m in range(j + 1):
+            normal[j, m] += j0 * rows[0, m] + j1 * rows[1, m] + j2 * rows[2, m]
+
+
+@njit(cache=True, nogil=True)
 def optimum(
     start: Floats,
     basis: Floats,
     n_strain: int,
-    weight_of_cell: Floats,
-    hkl: Ints,
-    panel: Ints,
-    observed: Floats,
-    geometry: Floats,
-    bounds: Floats,
+    spots: Spots,
     first: int,
     last: int,
-    beam: Floats,
     radius: float,
     psi_sigma: float,
-    settings: Floats,
-    q: Floats,
-    gradient: Floats,
-    rays: Floats,
-    spots: Floats,
-    rows: Floats,
-    residual: Floats,
-    weights: Floats,
-    strain: Floats,
-    factor: Floats,
-    step: Floats,
+    model: Model,
+    scratch: Scratch,
 ) -> tuple[Floats, float, float, bool]:
     """Return the lattice at its optimum, its loss, the part of the restraint in it, and whether there is one.
 
-    Written are, at the optimum, all that `evaluate` writes, the factor L of the local normal matrix and L⁻¹ b. A loss that
-    redescends has many optima: the one found must not hang on where the lattice starts, or it changes abruptly as panels move.
-    The start is the optimum of nearly the sum of the absolute residuals, of which there is one.
+    Written are, at the optimum, all that `evaluate` writes, and in the scratch's factor and step the factor L of the local normal
+    matrix and L⁻¹ b. A loss that redescends has many optima: the one found must not hang on where the lattice starts, or it changes
+    abruptly as panels move. The start is the optimum of nearly the sum of the absolute residuals, of which there is one.
     """
-    p, kind = 3 + n_strain, int(settings[1])
-    local, right, away = np.empty((9, 9)), np.empty(9), np.empty(6)
-    a, metric = start, start.T @ start
-    kept, best, held, good = a, math.inf, 0.0, False
+    p, kind, step, strain = 3 + n_strain, int(model.settings[1]), scratch.step, scratch.strain
+    metric = np.empty((3, 3))
+    metric_of(start, metric)
+    a, kept, best, held, good = start, start, math.inf, 0.0, False
     for stage in range(0 if kind == 2 else 1, 2):
         best = math.inf
         stage_kind, part, small = (1, _START_BOUND, _START_DECREASE) if stage == 0 else (kind, 1.0, SMALL_DECREASE)
         for cycle in range(_MOST_CYCLES + 1):
             strains_of(a, basis, n_strain, strain)
-            loss, relaxation = evaluate(
-                a,
-                hkl,
-                panel,
-                observed,
-                geometry,
-                bounds,
-                first,
-                last,
-                strain,
-                n_strain,
-                beam,
-                radius,
-                psi_sigma,
-                settings,
-                q,
-                gradient,
-                rays,
-                spots,
-                rows,
-                residual,
-                weights,
-                local,
-                right,
-                stage_kind,
-                part,
-            )
-            restraint = restrain(a, metric, basis, n_strain, weight_of_cell, local, right, away)
+            loss, relaxation = evaluate(a, spots, first, last, n_strain, radius, psi_sigma, model, scratch, stage_kind, part)
+            restraint = restrain(a, metric, basis, n_strain, scratch.cell, scratch.local, scratch.right, scratch.away)
             loss += restraint
             if not loss <= best + small and cycle < _MOST_CYCLES:
                 # a worse place: half the step from the best
-                step[:p] *= 0.5
+                for j in range(p):
+                    step[j] *= 0.5
                 strains_of(kept, basis, n_strain, strain)
                 a = move_lattice(kept, step, strain, n_strain)
                 continue
             best, held, kept = loss, restraint, a
-            factor[:p, :p] = local[:p, :p]
-            step[:p] = right[:p]
-            good = cholesky(factor, p)
+            for j in range(p):
+                step[j] = scratch.right[j]
+                for m in range(p):
+                    scratch.factor[j, m] = scratch.local[j, m]
+            good = cholesky(scratch.factor, p)
             if not good:
                 return kept, best, held, False
-            solve_lower(factor, step, p)
+            solve_lower(scratch.factor, step, p)
             decrease = 0.0
             for j in range(p):
                 decrease += 0.5 * relaxation * step[j] * step[j]
             if decrease < small or cycle == _MOST_CYCLES:
                 break
-            solve_upper(factor, step, p)
-            step[:p] *= relaxation
+            solve_upper(scratch.factor, step, p)
+            for j in range(p):
+                step[j] *= relaxation
             a = move_lattice(a, step, strain, n_strain)
     return kept, best, held, good

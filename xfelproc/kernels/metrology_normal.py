@@ -27,7 +27,12 @@ def gather_groups(panel: Ints, group: Ints, first: int, last: int, slot: Ints, t
             slot[g] = 0
             touched[count] = g
             count += 1
-    touched[:count].sort()
+    for m in range(1, count):  # by insertion: they are few
+        g, place = touched[m], m
+        while place > 0 and touched[place - 1] > g:
+            touched[place] = touched[place - 1]
+            place -= 1
+        touched[place] = g
     for m in range(count):
         slot[touched[m]] = m
     return count

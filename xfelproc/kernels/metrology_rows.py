@@ -16,15 +16,19 @@ Ints = NDArray[np.int32]
 
 
 @njit(cache=True, nogil=True)
-def onto_sphere(q: Floats, beam: Floats, radius: float, turn: bool, ray: Floats) -> float:
+def onto_sphere(q: Floats, beam: Floats, radius: float, blend: float, ray: Floats) -> float:
     """Write where the reflection of lattice point ``q`` goes, and how that changes with q; return ΔΨ (radians; NaN: nowhere).
 
-    With ``turn`` the point is turned on the sphere about q × s0, at its |q|: the blocks of the crystal are turned (mosaic spread);
-    else it is met along s0 + q: the point is extended (small domains). ``beam`` is the unit vector of travel.
+    A point off the sphere is recorded because blocks of the crystal are turned (then it is turned about q × s0, at its |q|: an
+    infinite ``blend``), or because it is extended (then it is met along s0 + q: 0), or at another wavelength of the beam. Of
+    normal distributions of all three the mean is at α of the way from the second to the first,
+    α = (τ - ν) g²/(1 + (τ + ν tan²θ) g²): g is the height (1/Å) of the point of the sphere over the beam, τ and ν (Å²) the
+    variances of turns and of relative wavelengths by that of the extent. ``blend`` is τ - ν; the lesser of them is left out below
+    the line. ``beam`` is the unit vector of travel.
 
-    ``ray`` (15): unit vector u of the ray (0-2), e (3-5), tangent t (6-8), p (9-11), du = t (p·dq) + κ e (e·dq); κ (12); and the
-    coefficients of dΔΨ = (m0 c + m1 beam)·dq + m2 q·dq with c the direction of q across the beam: written out as vector by
-    `psi_gradient` from (13) |q across| and (14) q along.
+    ``ray`` (17): unit vector u of the ray (0-2), e (3-5), tangent t (6-8), p (9-11), du = t (p·dq) + κ e (e·dq); κ (12); |q
+    across the beam| (13) and q along (14), from which `psi_gradient` is; the angle from where an extended point is met to where a
+    turned one is (15, its sine), and what u moves along t with β (16).
     """
     along = q[0] * beam[0] + q[1] * beam[1] + q[2] * beam[2]
     square = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
@@ -41,22 +45,29 @@ def onto_sphere(q: Floats, beam: Floats, radius: float, turn: bool, ray: Floats)
     ray[3] = beam[1] * cz - beam[2] * cy
     ray[4] = beam[2] * cx - beam[0] * cz
     ray[5] = beam[0] * cy - beam[1] * cx
-    if turn:
+    norm = math.sqrt((radius + along) ** 2 + across * across)
+    forward, side = (radius + along) / norm, across / norm
+    ray[15] = (b * forward - (radius - a) * side) / radius
+    part, slope = 1.0, 0.0
+    if math.isinf(blend):
         forward, side = (radius - a) / radius, b / radius
-        slope = (radius - a) / (radius * b)
-        ray[6] = (slope * cx - beam[0] / radius) / radius
-        ray[7] = (slope * cy - beam[1] / radius) / radius
-        ray[8] = (slope * cz - beam[2] / radius) / radius
-        ray[9], ray[10], ray[11] = q[0], q[1], q[2]
-        ray[12] = side / across
+    elif blend != 0.0:
+        limit = 1.0 + (blend * b2 if blend > 0.0 else -blend * a * a)
+        part, slope = blend * b2 / limit, b2 / (limit * limit)
+        forward, side = forward - part * ray[15] * side, side + part * ray[15] * forward
+        length = math.sqrt(forward * forward + side * side)
+        forward /= length
+        side /= length
     else:
-        norm = math.sqrt((radius + along) ** 2 + across * across)
-        forward, side = (radius + along) / norm, across / norm
-        ray[9] = (forward * cx - side * beam[0]) / norm
-        ray[10] = (forward * cy - side * beam[1]) / norm
-        ray[11] = (forward * cz - side * beam[2]) / norm
-        ray[6], ray[7], ray[8] = ray[9] * norm, ray[10] * norm, ray[11] * norm
-        ray[12] = 1.0 / norm
+        part, slope = 0.0, b2
+    ray[16] = slope * ray[15]
+    ray[6] = forward * cx - side * beam[0]
+    ray[7] = forward * cy - side * beam[1]
+    ray[8] = forward * cz - side * beam[2]
+    pull, turned = (1.0 - part) / norm, part / (radius * b)
+    for r in range(3):
+        ray[9 + r] = pull * ray[6 + r] + turned * q[r]
+    ray[12] = side / across
     ray[0] = forward * beam[0] + side * cx
     ray[1] = forward * beam[1] + side * cy
     ray[2] = forward * beam[2] + side * cz

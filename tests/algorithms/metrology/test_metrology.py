@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from tests.algorithms.metrology.simulated import (
     BEAM,
+    PIXEL,
     Errors,
     cspad,
     displaced,
@@ -21,6 +22,7 @@ from tests.algorithms.metrology.simulated import (
 )
 from xfelproc.algorithms.metrology import CrystalSpots, Metrology
 from xfelproc.errors import ConfigError
+from xfelproc.geometry.hierarchy import apply_moves, groups_of
 from xfelproc.models.experiment import Detector
 
 RECORDED = cspad()
@@ -35,6 +37,11 @@ def scene() -> tuple[Detector, list[CrystalSpots]]:
     return truth, shots(truth, 120, rng, noise=0.1)
 
 
+def without_panel(crystal: CrystalSpots, panel: int) -> CrystalSpots:
+    kept = crystal.panel != panel
+    return replace(crystal, **{n: getattr(crystal, n)[kept] for n in ("hkl", "panel", "fast", "slow", "var_fast", "var_slow")})
+
+
 def test_displaced_panels_are_found(scene: tuple[Detector, list[CrystalSpots]]) -> None:
     truth, crystals = scene
     state = TURNED.refine(RECORDED, BEAM, crystals)
@@ -46,6 +53,16 @@ def test_displaced_panels_are_found(scene: tuple[Detector, list[CrystalSpots]]) 
     end = state.outcomes[-1]
     assert 0.7 < np.sqrt(np.mean((internal_errors(state.detector, truth) / end.sigma_internal) ** 2)) < 1.5
     assert 0.67 < np.sqrt(np.mean((end.half_difference / end.half_sigma) ** 2)) < 1.5
+
+
+def test_how_reflections_diffract_is_found(scene: tuple[Detector, list[CrystalSpots]]) -> None:
+    truth, crystals = scene
+    states = [Metrology(prediction=name).refine(truth, BEAM, crystals[:40]) for name in ("auto", "turn", "point")]
+    found, turned, extended = (state.steps[-1].rmsd for state in states)
+    assert states[0].converged, states[0].why
+    assert states[0].blend > 20.0
+    assert found < 1.1 * turned
+    assert found < 0.5 * extended
 
 
 def test_parts_add_up(scene: tuple[Detector, list[CrystalSpots]]) -> None:
@@ -69,10 +86,7 @@ def test_too_few_crystals(scene: tuple[Detector, list[CrystalSpots]]) -> None:
 
 def test_panels_without_spots_follow_the_others(scene: tuple[Detector, list[CrystalSpots]]) -> None:
     _, crystals = scene
-    bare = [
-        replace(c, **{n: getattr(c, n)[c.panel != 5] for n in ("hkl", "panel", "fast", "slow", "var_fast", "var_slow")})
-        for c in crystals
-    ]
+    bare = [without_panel(c, 5) for c in crystals]
     state = TURNED.refine(RECORDED, BEAM, bare)
     assert state.converged, state.why
     assert any("q0a5 (0)" in note for note in state.notes)
@@ -80,6 +94,20 @@ def test_panels_without_spots_follow_the_others(scene: tuple[Detector, list[Crys
     assert end.tied[5]
     assert end.tied.sum() == 1
     assert end.sigma[5, 0] > 5 * np.median(end.sigma[:, 0])
+
+
+def test_a_panel_without_spots_stays_in_its_sensor() -> None:
+    recorded, rng = cspad(n_quadrants=1), np.random.default_rng(4)
+    sensors = groups_of(recorded, 2)
+    truth = apply_moves(recorded, sensors, rng.normal(size=(len(sensors), 6)) * [0.1, 0.1, 0.03, 1e-3, 1e-3, 5e-3])
+    bare = [without_panel(c, 5) for c in shots(truth, 40, rng, noise=0.1, spots=(40, 80))]
+    state = TURNED.refine(recorded, BEAM, bare)
+    end = state.outcomes[-1]
+    assert end.tied.sum() == 1
+    error = errors_across_rays(state.detector, truth)
+    assert np.abs(errors_across_rays(recorded, truth)[5]).max() > 0.5
+    assert np.abs(error[5]).max() < 0.15
+    assert np.abs(error[5] / (end.sigma_ray[5] / PIXEL)).max() < 3.0
 
 
 def test_levels_are_checked() -> None:
@@ -90,10 +118,10 @@ def test_levels_are_checked() -> None:
 
 
 def test_a_step_that_raises_the_loss_is_shortened_and_then_given_up(scene: tuple[Detector, list[CrystalSpots]]) -> None:
-    metrology = Metrology(outliers="none", sigma_psi=0.1)
+    metrology = Metrology(outliers="none", sigma_psi=0.1, prediction="turn")
     state = metrology.begin(RECORDED, BEAM)
     partial = metrology.accumulate(state, scene[1])
-    worse = {**partial, "totals": partial["totals"] * [1, 10, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]}
+    worse = {**partial, "totals": partial["totals"] * [1, 10, *[1] * 12]}
     state = metrology.advance(state, partial)
     first = state.step
     state = metrology.advance(state, worse)

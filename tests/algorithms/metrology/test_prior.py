@@ -14,7 +14,7 @@ from xfelproc.algorithms.metrology.solve import LevelFrame, level_frame, levers,
 from xfelproc.geometry.hierarchy import chain, groups_of, turn_about_beam
 
 Floats = NDArray[np.float64]
-DETECTOR = cspad()
+DETECTOR = cspad(n_quadrants=2)
 PANELS = groups_of(DETECTOR, 3)
 SETTINGS = Metrology()
 PANELS_ALONE = {1: (1e-4, 1e-4, 1e-4, 1e-4), 2: (1e-4, 1e-4, 1e-4, 1e-4), 3: (0.09, 0.055, 0.03, 0.02)}
@@ -63,7 +63,7 @@ def pulls(spreads: dict[int, tuple[float, ...]], rng: np.random.Generator) -> tu
 @pytest.mark.parametrize("spreads", [PANELS_ALONE, ALL_LEVELS], ids=["panels", "levels"])
 def test_errors_are_as_stated(spreads: dict[int, tuple[float, ...]]) -> None:
     few, many, apart, found = [], [], [], []
-    for seed in range(8):
+    for seed in range(16):
         _, n_spots, inside, halves, own = pulls(spreads, np.random.default_rng(seed))
         few.append(inside[n_spots < 50].ravel())
         many.append(inside[n_spots >= 50].ravel())

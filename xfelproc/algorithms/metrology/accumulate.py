@@ -14,6 +14,7 @@ from xfelproc.algorithms.metrology.state import MetrologyState
 from xfelproc.geometry.hierarchy import group_of_panel, groups_of
 from xfelproc.geometry.prediction import pack_detector
 from xfelproc.kernels import metrology as kernel
+from xfelproc.kernels.metrology_arrays import Lattices, Model, Spots, Sums
 from xfelproc.kernels.metrology_lattice import SMALL_DECREASE as SMALL_DECREASE
 from xfelproc.kernels.robust import BINS_AN_OCTAVE, FIRST_OCTAVE, N_BINS
 
@@ -50,29 +51,18 @@ def add_batch(settings: MetrologySettings, state: MetrologyState, batch: Batch, 
     groups = groups_of(state.detector, state.finest)
     refined, residuals = np.empty((len(batch), 3, 3)), np.empty((len(batch.panel), 3))
     kernel.add_crystals(
-        batch.lattices,
-        batch.bases,
-        batch.n_bases,
-        batch.symmetry,
-        batch.wavelengths,
-        batch.halves,
-        batch.starts,
-        batch.hkl,
-        batch.panel,
-        batch.observed,
-        pack_detector(state.detector),
-        state.bounds,
-        state.reference,
-        group_of_panel(groups, len(state.detector)),
-        np.array([np.concatenate([group.axes.ravel(), group.centre]) for group in groups]),
-        -np.asarray(state.beam.direction) / np.linalg.norm(state.beam.direction),
-        _kernel_settings(settings, state),
-        partial["normal"],
-        partial["gradient"],
-        partial["totals"],
-        partial["statistics"],
-        partial["histogram"],
-        partial["psi_histogram"],
+        Lattices(batch.lattices, batch.bases, batch.n_bases, batch.symmetry, batch.wavelengths, batch.halves, batch.starts),
+        Spots(batch.hkl, batch.panel, batch.observed),
+        Model(
+            pack_detector(state.detector),
+            state.bounds,
+            state.reference,
+            group_of_panel(groups, len(state.detector)),
+            np.array([np.concatenate([group.axes.ravel(), group.centre]) for group in groups]),
+            -np.asarray(state.beam.direction) / np.linalg.norm(state.beam.direction),
+            _kernel_settings(settings, state),
+        ),
+        Sums(**partial),
         refined,
         residuals,
     )
@@ -82,7 +72,7 @@ def add_batch(settings: MetrologySettings, state: MetrologyState, batch: Batch, 
 def _kernel_settings(settings: MetrologySettings, state: MetrologyState) -> Floats:
     return np.array(
         [
-            1.0 if settings.prediction == "turn" else 0.0,
+            {"turn": np.inf, "point": 0.0, "auto": state.blend}[settings.prediction],
             _KINDS[settings.outliers],
             settings.sigma_floor,
             np.radians(settings.sigma_psi),

@@ -21,6 +21,9 @@ _FIRST_BOUND, _FIRST_PSI_BOUND = 40.0, 10.0
 _RAYLEIGH_MEDIAN, _NORMAL_MEDIAN = 1.17741, 0.67449
 _COMMON_WEIGHT = 20.0  # spots that the bound of all panels counts for on each
 _BOUND_CHANGE = 0.02
+_BLEND_CHANGE = 1.0
+"""Change of the blend, in its standard deviations, that is worth a change of the loss."""
+_MOST_BLEND = 1e4
 _BOUND_PASSES = 2
 """Passes of a level after which the bounds change: then the loss is a function of the detector alone."""
 _LOSS_NOISE = 1e-9
@@ -130,6 +133,7 @@ def _noted(state: MetrologyState, partial: Partial, loss: float, step: float, fa
 
 def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partial) -> MetrologyState:
     """Return the state with bounds from the histograms of the pass, where they differ from those in use."""
+    state = _blended(settings, state, partial)
     if settings.outliers == "none" or state.passes > _BOUND_PASSES:
         return replace(state, reference=state.bounds)
     scale = _panel_medians(partial) / _RAYLEIGH_MEDIAN
@@ -138,6 +142,18 @@ def _bounded(settings: MetrologySettings, state: MetrologyState, partial: Partia
         return replace(state, reference=state.bounds)
     # lattices come to other optima under other bounds: the next loss is not comparable to this one, with whatever bounds
     return replace(state, bounds=bounds, reference=state.bounds, accepted_loss=float("inf"))
+
+
+def _blended(settings: MetrologySettings, state: MetrologyState, partial: Partial) -> MetrologyState:
+    """Return the state with a better blend, by Gauss-Newton's step, in the passes after which bounds change."""
+    totals = partial["totals"].sum(axis=0)
+    if settings.prediction != "auto" or state.passes > _BOUND_PASSES or not totals[13] > 0.0:
+        return state
+    step = float(totals[12] / totals[13])
+    if abs(step) * np.sqrt(totals[13]) < _BLEND_CHANGE:
+        return state
+    blend = float(np.clip(state.blend + step, -_MOST_BLEND, _MOST_BLEND))
+    return replace(state, blend=blend, accepted_loss=float("inf"))
 
 
 def _panel_medians(partial: Partial) -> Floats:
@@ -190,7 +206,7 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
     here = state.detector
     finest = groups_of(here, state.finest)
     while True:
-        frame = level_frame(settings, here, state.beam, state.level, finest, n_used, state.spread)
+        frame = level_frame(settings, here, state.beam, state.level, finest, n_used, state.spread, normals)
         level_start = state.level_start or here
         origin = state.origin or state.start
         moved = moves_between(origin, here, groups_of(origin, state.level)).ravel()
@@ -203,6 +219,11 @@ def _propose(settings: MetrologySettings, state: MetrologyState, partial: Partia
         if not settled and state.passes < settings.max_iterations:
             return _stepped(settings, _noted(state, partial, loss, step, fall), frame, solution)
         settled = settled or step < _NEARLY
+        frame = frame.expecting(solution.spreads)
+        astray = frame.astray(moved)
+        if astray.any():  # the spreads are others than those by which they followed
+            here, moved = apply_moves(here, frame.groups, astray.reshape(-1, 6)), moved + astray
+            state = replace(state, detector=here, accepted=here)
         entered = state.level_entry or here
         change = moves_between(entered, here, groups_of(entered, state.level))
         own = moves_between(level_start, here, groups_of(level_start, state.level))

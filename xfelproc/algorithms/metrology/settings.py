@@ -41,9 +41,12 @@ class MetrologySettings(Parameters):
     ] = 0.0
     sigma_psi_floor: Annotated[float, Field(gt=0, le=10, description="least σ of ΔΨ of a lattice, degrees")] = 0.005
     prediction: Annotated[
-        Literal["turn", "point"],
-        Field(description="how a reflection off its condition diffracts: by blocks that are turned, or by its point's extent"),
-    ] = "point"
+        Literal["auto", "turn", "point"],
+        Field(
+            description="how a reflection off its condition diffracts: by blocks that are turned, by its point's extent, or by what"
+            " the spots say of these and of the beam's bandwidth (auto)"
+        ),
+    ] = "auto"
     cell_restraint: Annotated[float, Field(gt=0, description="relative standard deviation of a cell about the lattice's")] = 0.02
     restraint: Annotated[
         Literal["auto", "none"],

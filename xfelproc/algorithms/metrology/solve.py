@@ -7,7 +7,7 @@ turn of the whole about the beam (the crystals turn with it). Groups of too few 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -29,22 +29,25 @@ from xfelproc.models.experiment import Beam, Detector
 
 Floats = NDArray[np.float64]
 _STIFF = 1e3
+_OPEN = 1e-6
+"""Least eigenvalue of a group's correlation matrix at which its spots tell all its moves."""
 
 
 @dataclass(frozen=True)
 class LevelFrame:
     """Groups of a level and how they move.
 
-    ``own`` are the rows of the moves that are free parameters, ``follow`` (6 groups, f) takes those to the moves of all groups
-    (None: the others stay 0; with a prior it is what that expects, and their own few spots have no say); ``down`` (6 finest,
-    6 groups) takes moves to those of the finest groups (None: they are the same); ``stop`` (6 groups) is the turn about the
-    beam, as a weighted sum of moves that stays 0.
+    ``own`` are the rows of the moves that are free parameters, ``held`` those that stay 0; ``follow`` (6 groups, f) takes free
+    ones to the moves of all groups (None: the others stay 0; with a prior it is what that expects, and their own few spots have no
+    say); ``down`` (6 finest, 6 groups) takes moves to those of the finest groups (None: they are the same); ``stop`` (6 groups) is
+    the turn about the beam, as a weighted sum of moves that stays 0.
     """
 
     level: int
     groups: tuple[PanelGroup, ...]
     tied: NDArray[np.bool_]
     own: NDArray[np.int64]
+    held: NDArray[np.int64]
     follow: Floats | None
     down: Floats | None
     stop: Floats
@@ -54,8 +57,26 @@ class LevelFrame:
     """(6 groups, 6 groups) covariance (mm², radians²) of the moves of groups that follow, where the free parameters are known."""
     ancestry: Ancestry | None
     """The prior of the free parameters; None: there is none."""
+    following: Ancestry | None
+    """The prior of the parameters of groups that follow, where there is one."""
     across: Floats
     """(4 groups, 6 groups): two across the beam (mm) of each group's centre, then of where the ray to it meets the group."""
+
+    def expecting(self, spreads: Spreads) -> LevelFrame:
+        """Return the frame with groups that follow where the prior of these spreads expects them."""
+        if self.ancestry is None or self.following is None:
+            return self
+        follow, beside = np.zeros((len(self.stop), len(self.own))), np.zeros_like(self.beside)
+        follow[self.own, np.arange(len(self.own))] = 1.0
+        rows = np.setdiff1d(np.flatnonzero(np.repeat(self.tied, 6)), self.held)
+        follow[rows], beside[np.ix_(rows, rows)] = self.following.follows(self.ancestry, begun(spreads, self.ancestry.levels))
+        return replace(self, follow=follow, beside=beside)
+
+    def astray(self, moved: Floats) -> Floats:
+        """Return the moves (6 groups) that groups that follow still have to make, where all have ``moved``."""
+        if self.follow is None or self.ancestry is None:
+            return np.zeros_like(moved)
+        return np.where(np.any(self.follow != 0.0, axis=1), self.follow @ moved[self.own] - moved, 0.0)
 
     def at_level(self, normal: Floats) -> Floats:
         """Return a normal matrix of the finest groups' moves as one of the groups'."""
@@ -114,14 +135,20 @@ def level_frame(
     finest: Sequence[PanelGroup],
     n_used: NDArray[np.int64],
     spreads: Spreads,
+    normals: Sequence[Floats] = (),
 ) -> LevelFrame:
     """Return the groups of a level and their freedom.
 
-    ``n_used`` (panel) are the spots; ``spreads`` tell what to expect of groups of too few.
+    ``n_used`` (panel) are the spots; ``spreads`` tell what to expect of groups of too few; ``normals`` are the finest groups', of
+    each half-set: without a prior all moves of a group must be told by both.
     """
     groups = groups_of(detector, level)
     n_spots = np.array([n_used[list(group.panels)].sum() for group in groups])
     tied = n_spots < settings.min_spots
+    if settings.restraint == "none":
+        down = None if len(groups) == len(finest) else chain(finest, groups)
+        for normal in normals:
+            tied |= _untold(normal if down is None else down.T @ normal @ down)
     if tied.all():
         tied[:] = len(groups) > 1
     allowed = np.ones(6, dtype=bool)
@@ -131,14 +158,11 @@ def level_frame(
         allowed[3:5] = False
     free = np.tile(allowed, len(groups))
     own = np.flatnonzero(free & np.repeat(~tied, 6))
-    ancestry, beside = None, np.zeros((6 * len(groups),) * 2)
+    ancestry, following, follow = None, None, None
     if settings.restraint == "auto":
         ancestry = _ancestry(detector, level, groups, own, allowed)
-    follow = None
-    if tied.any() and ancestry is not None:
-        rows = np.flatnonzero(free & np.repeat(tied, 6))
-        following = _ancestry(detector, level, groups, rows, allowed)
-        follow, beside = _expected(ancestry, following, own, rows, spreads, len(free))
+        if tied.any():
+            following = _ancestry(detector, level, groups, np.flatnonzero(free & np.repeat(tied, 6)), allowed)
     elif tied.any():
         follow = _follow(detector, level, groups, tied)[:, own]
     weight = np.tile([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], len(groups)) + levers(groups) ** 2 * np.tile(
@@ -146,19 +170,32 @@ def level_frame(
     )
     turn = turn_about_beam(groups, beam)
     middle = np.mean([group.centre for group in groups], axis=0)
-    return LevelFrame(
+    frame = LevelFrame(
         level,
         groups,
         tied,
         own,
+        np.flatnonzero(~free),
         follow,
         None if len(groups) == len(finest) else chain(finest, groups),
         weight * turn,
         rigid_modes(groups, beam_frame(beam), middle),
-        beside,
+        np.zeros((6 * len(groups),) * 2),
         ancestry,
+        following,
         _across(groups, beam),
     )
+    return frame.expecting(spreads)
+
+
+def _untold(normal: Floats) -> NDArray[np.bool_]:
+    """Return (groups) whether the spots on a group leave one of its moves open."""
+    n = len(normal) // 6
+    blocks = normal.reshape(n, 6, n, 6)[np.arange(n), :, np.arange(n), :]
+    scale = np.sqrt(np.einsum("gii->gi", blocks))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        blocks = np.nan_to_num(blocks / (scale[:, :, None] * scale[:, None, :]))
+    return np.asarray(np.linalg.eigvalsh(blocks)[:, 0] < _OPEN, dtype=np.bool_)
 
 
 def _ancestry(
@@ -174,16 +211,6 @@ def _ancestry(
         kinds.append(np.tile(KINDS if upper == 0 else np.where(allowed, KINDS, -1), len(those)))
     own_kinds = np.tile(KINDS, len(groups))[rows]
     return Ancestry((*above, level), tuple(links), (*lengths, levers(groups)[rows]), (*kinds, own_kinds))
-
-
-def _expected(
-    free: Ancestry, tied: Ancestry, own: NDArray[np.int64], rows: NDArray[np.int64], spreads: Spreads, n: int
-) -> tuple[Floats, Floats]:
-    """Return what the moves (n) are by those that are free, and their covariance beside: the ``rows`` tied are as expected."""
-    follow, beside = np.zeros((n, len(own))), np.zeros((n, n))
-    follow[own, np.arange(len(own))] = 1.0
-    follow[rows], beside[np.ix_(rows, rows)] = tied.follows(free, begun(spreads, free.levels))
-    return follow, beside
 
 
 def _across(groups: Sequence[PanelGroup], beam: Beam) -> Floats:
@@ -258,10 +285,8 @@ def solve_level(
     right = g - pull
     step = solved(matrix, right)
     restraint = (float(pull @ step), float(step @ precision @ step))
-    moves = frame.spread_out(step)
-    if frame.ancestry is not None and frame.follow is not None:
-        # groups that follow may be elsewhere than is now expected of them
-        moves += np.where(np.any(frame.follow != 0.0, axis=1), frame.follow @ here - moved, 0.0)
+    frame = frame.expecting(spreads)
+    moves = frame.spread_out(step) + frame.astray(moved)
     return Solution(moves, matrix, precision, spreads, freedom, float(0.5 * step @ right), restraint)
 
 

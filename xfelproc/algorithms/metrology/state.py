@@ -85,6 +85,8 @@ class MetrologyState:
     """The bounds of the pass before."""
     psi_common: float = 0.0
     """Common σ of ΔΨ, radians; 0: not known yet."""
+    blend: float = 0.0
+    """How reflections off their condition diffract (Å²), of `xfelproc.kernels.metrology_rows.onto_sphere`."""
     spread: Spreads = field(default_factory=dict)
     """How far groups of each level move from the level above (mm): in the plane, along the normal, by turns out of it and in it."""
     origin: Detector | None = None
@@ -145,7 +147,7 @@ class MetrologyState:
     def fingerprint(self) -> str:
         """Hash of all that a pass depends on."""
         parts = [self.detector.d_matrices, self.detector.pixel_sizes, self.detector.sensors, self.bounds, self.reference]
-        digest = hashlib.sha256(repr((self.levels, self.psi_common, self.beam.direction)).encode())
+        digest = hashlib.sha256(repr((self.levels, self.psi_common, self.blend, self.beam.direction)).encode())
         for part in parts:
             digest.update(np.ascontiguousarray(part).tobytes())
         digest.update(repr(self.detector.hierarchy).encode())
