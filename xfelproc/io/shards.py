@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xfelproc.errors import DataError
 from xfelproc.io.atomic import write_pieces
 from xfelproc.io.store import get_table, opened, to_bytes
-from xfelproc.models.frames import UnitResult
+from xfelproc.models.frames import Control, UnitResult
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable, Table
 
 FORMAT = 2
@@ -115,6 +115,8 @@ def write_shard(
         arrays = {"image_total": images.total, "image_maximum": images.maximum}
     if files is not None and len(files[0]):
         arrays |= {"file_source": files[0], "file_size": files[1][:, 0], "file_mtime": files[1][:, 1]}
+    if result.control is not None and len(result.control):
+        arrays |= {f"control_{column.name}": getattr(result.control, column.name) for column in fields(Control)}
     image = to_bytes(attributes, {name: getattr(result, name) for name in TABLES}, arrays)
     write_pieces(path, (_front(attributes, len(image)), image))
 
@@ -243,3 +245,11 @@ def read_images(path: Path) -> UnitImages | None:
             n_frames=int(file.attrs["image_frames"]),
             binning=int(file.attrs["image_binning"]),
         )
+
+
+def read_control(path: Path) -> Control | None:
+    """Return what was integrated between the reflections of a unit's lattices, if anything was."""
+    with opened(path) as file:
+        if "control_lattice" not in file:
+            return None
+        return Control(**{column.name: file[f"control_{column.name}"][()] for column in fields(Control)})

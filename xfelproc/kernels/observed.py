@@ -69,3 +69,53 @@ def sums_of_groups(bounds: Ints, column: NDArray[np.uint8], value: Singles, sigm
             else:
                 deviations[g, 2] += abs(y - mean_minus)
     return sums, deviations
+
+
+@njit(cache=True, nogil=True)
+def match_observations(
+    hkl: Singles,
+    isym: Singles,
+    batch: Singles,
+    sigma: Singles,
+    factor: Singles,
+    wanted: NDArray[np.int32],
+    wanted_isym: NDArray[np.int32],
+    wanted_batch: Ints,
+    first: int,
+    found: Floats,
+) -> int:
+    """Find scaled observations, each by reflection, symmetry and batch; return the first one that rows to come may hold.
+
+    Parameters
+    ----------
+    hkl, isym, batch, sigma, factor
+        Rows (n,) sorted by index (n, 3); the factor is what the recorded intensity was divided by.
+    wanted, wanted_isym, wanted_batch
+        (m,) sorted by index (m, 3).
+    first
+        The first one wanted that is not before these rows.
+    found
+        (m, 2) gets weight 1/σ² and factor of each that is found.
+    """
+    n, m = hkl.shape[0], wanted.shape[0]
+    i, j, unfinished = 0, first, -1
+    while i < n and j < m:
+        step = 0
+        for axis in range(3):
+            if step == 0:
+                step = int(np.sign(wanted[j, axis] - np.int64(hkl[i, axis])))
+        if step > 0:
+            i += 1
+        elif step < 0:
+            j += 1
+        else:
+            k = i
+            while k < n and hkl[k, 0] == hkl[i, 0] and hkl[k, 1] == hkl[i, 1] and hkl[k, 2] == hkl[i, 2]:
+                if batch[k] == wanted_batch[j] and isym[k] == wanted_isym[j]:
+                    found[j, 0] = 1.0 / (np.float64(sigma[k]) * sigma[k])
+                    found[j, 1] = factor[k]
+                k += 1
+            if k == n and unfinished < 0:  # the reflection may go on
+                unfinished = j
+            j += 1
+    return j if unfinished < 0 else unfinished

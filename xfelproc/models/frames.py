@@ -108,6 +108,18 @@ class RefinedLattice:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What was integrated halfway between reflections: lattice (n,), index of the reflection beside (n, 3), intensity (n,)."""
+
+    lattice: NDArray[np.int32]
+    hkl: NDArray[np.int32]
+    intensity: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.lattice)
+
+
+@dataclass(frozen=True)
 class UnitResult:
     """All that a work unit yields; row numbers refer to the tables of the same unit."""
 
@@ -116,6 +128,8 @@ class UnitResult:
     lattices: LatticeTable
     indexed: IndexedTable
     reflections: ReflectionTable
+    control: Control | None = None
+    """Where it was asked for; not read back with the tables, see `io.shards.read_control`."""
 
 
 @dataclass(frozen=True)
@@ -128,3 +142,4 @@ class IntegrationResult:
     crystals: tuple[Crystal, ...]
     d_min: tuple[float, ...]
     reflections: ReflectionTable
+    control: Control | None = None

@@ -351,6 +351,13 @@ class ShellTable(Table):
             "correlation of the halves of observations shuffled within each lattice: no signal (all: the shells' mean)",
         ),
         Column("n_control", "i8", "", "reflections in both halves of them"),
+        Column(
+            "cc_off_lattice",
+            "f8",
+            "",
+            "correlation of the halves of what was integrated between the reflections: no signal (all: the shells' mean)",
+        ),
+        Column("n_off_lattice", "i8", "", "reflections beside which both halves have some"),
         Column("cc_reference", "f8", "", "correlation to the intensities of reference (NaN: none were given)"),
         Column("r_reference", "f8", "", "2 Σ|I - k Ir| / Σ (I + k Ir) to them, with k a scale and a B of the reference"),
         Column("n_reference", "i8", "", "reflections in both"),

@@ -29,6 +29,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("cc_half_sigma_tau", "CC1/2 σ-τ"),
     ("chi2", "χ²"),
     ("cc_control", "control CC"),
+    ("cc_off_lattice", "off-lattice CC"),
     ("cc_anomalous", "CC_anom"),
     ("anomalous_signal", "⟨|ΔI|/σ⟩"),
     ("cc_reference", "CC_ref"),
@@ -37,7 +38,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 ALWAYS = 10
 """Columns of the table; from this one on, those of which no shell knows a value are not shown."""
 DIGITS = {"cc_half": 4, "cc_star": 4, "cc_half_sigma_tau": 4, "cc_control": 3, "cc_anomalous": 3, "cc_reference": 4}
-DIGITS |= {"completeness": 1, "r_meas": 1, "r_meas_recorded": 1}
+DIGITS |= {"cc_off_lattice": 3, "completeness": 1, "r_meas": 1, "r_meas_recorded": 1}
 PERCENT = ("completeness", "r_meas", "r_meas_recorded", "r_reference")
 
 

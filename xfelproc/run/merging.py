@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from xfelproc.algorithms.merging.merge import MergeResult, Symmetry, result_of
 from xfelproc.algorithms.merging.observed import ObservedStatistics, edges_of
+from xfelproc.algorithms.merging.off_lattice import OffLattice, off_lattice_warnings
 from xfelproc.algorithms.merging.panels import PanelLimits
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.errors import ConfigError, DamagedPartError, NothingLeftError
+from xfelproc.geometry.miller import find_space_group
 from xfelproc.io.atomic import write_pieces
 from xfelproc.io.exchange.mtz import MtzHeader
 from xfelproc.io.exchange.mtz_pieces import unmerged_pieces
@@ -33,6 +35,7 @@ from xfelproc.run.grouped import FOLDER, GroupWriter, rows_of
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.merge_engine import LEAF_SIZE, STAGE, Engine, Finished, Offered
 from xfelproc.run.merge_lattices import write_lattices
+from xfelproc.run.off_lattice import off_lattice_of
 from xfelproc.run.target import MergingGroup
 from xfelproc.stages.fold import Shards, cut_leaves
 from xfelproc.stages.merge_groups import Wavelengths
@@ -182,7 +185,8 @@ def merge_inputs(
         finished = Engine(gathering, job, indexing.blocks, shards.offered, size).run()
         if finished is None:
             return None
-        return _write(finished, settings, group, indexing, output, bandwidth, notes, frames, len(shards.frames))
+        between = off_lattice_of(indexing.blocks, shards.lattices, find_space_group(settings.space_group or group.space_group))
+        return _write(finished, settings, group, indexing, output, bandwidth, notes, frames, len(shards.frames), between)
 
     record = _made_again_if_damaged(gathering, plain, attempt)
     if record is not None:
@@ -239,6 +243,7 @@ def _write(
     notes: Sequence[str],
     frames: GroupedFrames | None,
     n_units: int,
+    between: OffLattice,
 ) -> dict[str, Any]:
     symmetry = Symmetry.chosen(group.space_group, settings, group.proposal, indexing.unresolved)
     result = compared(result_of(finished.final, finished.cell, symmetry, settings), settings, symmetry.group)
@@ -246,10 +251,11 @@ def _write(
     header = MtzHeader(result.cell, result.space_group, finished.wavelength, result.title, said)
     told = finish(result.merged, header, settings, output)
     observed = ObservedStatistics(result.cell, edges_of(result.shells))
-    rows = observed.watched(finished.rows(), symmetry.group)
+    rows = between.watched(observed.watched(finished.rows(), symmetry.group))
     write_pieces(output / "unmerged.mtz", unmerged_pieces(finished.n_unmerged, rows, finished.batches(bandwidth), header))
-    shells, overall = observed.added_to(result.shells, result.overall)
-    result = replace(result, shells=shells, overall=overall)
+    shells, overall = between.added_to(*observed.added_to(result.shells, result.overall), result.cell)
+    warnings = (*result.warnings, *off_lattice_warnings(overall))
+    result = replace(result, shells=shells, overall=overall, warnings=warnings)
     groups = GroupWriter(result, symmetry, header, settings, output / FOLDER).write(finished, frames)
     lattices = write_lattices(finished.lattices(), n_units, output) | finished.left_out
     return groups.added_to(told.added_to(_record(result, indexing) | {"lattices": lattices}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Beam, Crystal, Detector
 from xfelproc.models.frames import (
     CellTarget,
+    Control,
     Frame,
     FrameRef,
     IndexedLattice,
@@ -173,6 +174,7 @@ class UnitBuilder:
         self._lattices: list[dict[str, Any]] = []
         self._indexed: list[IndexedTable] = []
         self._reflections: list[ReflectionTable] = []
+        self._control: list[Control] = []
         self._n_spots = 0
 
     def fail(self, ref: FrameRef, reason: str) -> None:
@@ -190,6 +192,8 @@ class UnitBuilder:
             table = integration.reflections
             n_reflections = len(table)
             self._reflections.append(table.replace(lattice=table["lattice"] + first))
+            if (control := integration.control) is not None:
+                self._control.append(replace(control, lattice=control.lattice + np.int32(first)))
         self._spots.append(spots.replace(frame=np.full(len(spots), row)))
         self._n_spots += len(spots)
         self._frames.append(
@@ -244,7 +248,12 @@ class UnitBuilder:
             lattices=LatticeTable(None, **_columns(self._lattices)),
             indexed=IndexedTable.concatenate(self._indexed),
             reflections=ReflectionTable.concatenate(self._reflections),
+            control=self._all_control(),
         )
+
+    def _all_control(self) -> Control | None:
+        parts = self._control
+        return Control(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Control))) if parts else None
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

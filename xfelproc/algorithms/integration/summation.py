@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from xfelproc.algorithms.integration.control import EXCLUDED, between, clear_of, is_control
 from xfelproc.algorithms.integration.footprint import peak_regions
 from xfelproc.geometry.prediction import detector_d_min, predict_still
 from xfelproc.kernels.integration import integrate_still
 from xfelproc.models.conventions import ReflectionFlag
 from xfelproc.models.experiment import Beam, Crystal, Detector
-from xfelproc.models.frames import Frame, IntegrationResult, RefinedLattice
+from xfelproc.models.frames import Control, Frame, IntegrationResult, RefinedLattice
 from xfelproc.models.parameters import Parameters
 from xfelproc.models.tables import ReflectionTable, SpotTable
 
 _CELLS = 2**20  # packs three Miller indices of up to ±2¹⁹ in one integer
 _WINDOW = 60
 _WINDOW_PARTIALITY = 0.2
+_CLEAR = 3.0  # radii between a place of the control and the nearest reflection
 _WINDOW_CLIP = 5.0  # so that one strong reflection does not carry a window
 
 
@@ -57,6 +59,12 @@ class Integrate(Parameters):
     min_i_over_sigma: Annotated[
         float, Field(ge=0, description="the resolution limit is where the mean I/σ falls below this; 0 keeps all tried")
     ] = 0.5
+    control: Annotated[
+        float,
+        Field(
+            ge=0, le=1, description="share of the frames on which places between the reflections are integrated: merged, no signal"
+        ),
+    ] = 0.1
 
     @model_validator(mode="after")
     def _radii_in_order(self) -> Integrate:
@@ -86,7 +94,21 @@ class Integrate(Parameters):
         limits = [self._limit(table, number) for number in range(len(lattices))]
         if self.min_i_over_sigma > 0 and self.d_min == 0:
             table = table.select(table["d"] >= np.array(limits, dtype=np.float32)[table["lattice"]])
-        return IntegrationResult(tuple(lattice.crystal for lattice in lattices), tuple(limits), table)
+        control = self._control(frame, own, spots, table) if is_control(frame.ref, self.control) else None
+        return IntegrationResult(tuple(lattice.crystal for lattice in lattices), tuple(limits), table, control)
+
+    def _control(
+        self, frame: Frame, lattices: Sequence[tuple[int, RefinedLattice]], spots: SpotTable, table: ReflectionTable
+    ) -> Control:
+        """Return what is found halfway between the reflections of ``table``, where none of them is near."""
+        places, regions = [ReflectionTable(0)], [np.empty((0, 7))]
+        for number, lattice in lattices:
+            found = between(lattice, frame.beam, table.select(table["lattice"] == number))
+            places.append(found.select(clear_of(found, table, _CLEAR * self.radius)))
+            regions.append(self._regions(frame, lattice, spots, places[-1]))
+        summed = self._summed(frame, ReflectionTable.concatenate(places), np.concatenate(regions))
+        good = (summed["flags"] & int(ReflectionFlag.INTEGRATED) != 0) & (summed["flags"] & EXCLUDED == 0)
+        return Control(summed["lattice"][good], summed["hkl"][good], summed["intensity"][good])
 
     def _predicted(self, number: int, lattice: RefinedLattice, beam: Beam) -> ReflectionTable:
         """Return the predictions of one lattice, with its number, those at which spots were indexed flagged."""

@@ -131,6 +131,8 @@ def _statistics(
         **_bijvoet(merged, rows),
         "chi2": _ratio(float(sums.chi2[rows].sum()), float(np.maximum(count - 1, 0).sum())),
         **_control(sums.control[rows]),
+        "cc_off_lattice": float("nan"),
+        "n_off_lattice": 0,
         **against(intensity, np.full(len(rows), np.nan)),
     }
 
