@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,18 @@ import pytest
 
 from xfelproc.errors import DataError, OutputError
 from xfelproc.io.atomic import sweep_temporaries, write_atomic
-from xfelproc.io.shards import ShardHeader, UnitImages, read_frames, read_header, read_images, read_shard, shard_path, write_shard
-from xfelproc.models.frames import UnitResult
+from xfelproc.io.shards import (
+    ShardHeader,
+    UnitImages,
+    read_control,
+    read_frames,
+    read_header,
+    read_images,
+    read_shard,
+    shard_path,
+    write_shard,
+)
+from xfelproc.models.frames import Control, UnitResult
 from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable, Table
 
 
@@ -33,6 +44,19 @@ def unit(n: int) -> UnitResult:
         filled(IndexedTable, 90 * n, rng),
         filled(ReflectionTable, 500 * n, rng),
     )
+
+
+def test_what_is_between_the_reflections_is_kept_apart(tmp_path: Path) -> None:
+    path, result = tmp_path / "000003.h5", unit(2)
+    write_shard(path, header(path), result)
+    assert read_control(path) is None
+    control = Control(np.array([0, 1, 1], np.int32), np.arange(9, dtype=np.int32).reshape(3, 3), np.ones(3, np.float32))
+    write_shard(path, header(path), replace(result, control=control))
+    found = read_control(path)
+    assert found is not None
+    for name in ("lattice", "hkl", "intensity"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(control, name))
+    assert len(read_shard(path).reflections) == 1000
 
 
 def header(path: Path) -> ShardHeader:

@@ -64,7 +64,7 @@ class Integrate(Parameters):
         Field(
             ge=0, le=1, description="share of the frames on which places between the reflections are integrated: merged, no signal"
         ),
-    ] = 0.1
+    ] = 0.05
 
     @model_validator(mode="after")
     def _radii_in_order(self) -> Integrate:
