@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from xfelproc.algorithms.calibration import Calibrate, CommonModeGroups, combine_gain_sums, estimate_gain_panels, gain_sums
 from xfelproc.algorithms.calibration.common_mode import PeakOffset
 from xfelproc.algorithms.calibration.darks import Darks, DarkSums, dark_constants, dark_means
-from xfelproc.kernels.calibration import calibrate_plain_row
+calibrate_plain_row = None
 from xfelproc.models.calibration import DetectorConstants, StageCoding
 from xfelproc.models.conventions import HC, PixelMask
 from xfelproc.models.experiment import Beam

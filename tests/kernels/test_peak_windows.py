@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xfelproc.kernels.peak_windows import FIXED, MOST, Windows, newton_step, peak_numbers, take_sums, window_shape, window_sums
+from xfelproc.kernels.peak_windows import FIXED, MOST, Windows, newton_step, peak_numbers, window_shape, window_sums
 
 
 @pytest.mark.parametrize(("last", "psi"), [(0, (0.0, 0.0, 1.0)), (0, (1.0, 0.15, 0.0)), (3, (1.0, 0.0, 0.0))])
@@ -16,8 +16,7 @@ def test_sums_are_those_of_the_pixels_near_a_peak(shape: tuple[int, int], last: 
     adu.flat[::37], adu.flat[::41], adu.flat[::43] = np.nan, np.inf, -np.inf
     use = (rng.random(shape) < 0.1).astype(np.uint8)
     windows = Windows(last, half, gain, *psi, 0.0, 1.0, 1.0)
-    columns = np.zeros(shape[1], dtype=np.int32)
-    number, total = window_sums(adu, use, scale, zero, 100.0 / sigma, windows, columns)
+    number, total = window_sums(adu, use, scale, zero, 100.0 / sigma, windows)
     t = (adu.astype(np.float64) - zero) * scale * 100.0 / sigma
     with np.errstate(invalid="ignore"):
         r = t - gain * np.clip(np.rint(t / gain), 0, last)
@@ -26,13 +25,6 @@ def test_sums_are_those_of_the_pixels_near_a_peak(shape: tuple[int, int], last: 
     assert number == inside.sum()
     expected = (psi[0] * r - psi[1] * r**3 + psi[2] * np.sign(r)).sum()
     assert total / FIXED == pytest.approx(expected, abs=6e-4 * np.sqrt(number))  # rounding to FIXED
-    assert not columns.any()
-
-
-def test_sums_of_columns_hold_numbers_and_values_of_either_sign() -> None:
-    columns = np.array([5 * (1 << 22) - 7, 120 * (1 << 22) + 90_000, 0], dtype=np.int32)
-    assert take_sums(columns) == (125, 89_993)
-    assert not columns.any()
 
 
 def test_what_neighbouring_peaks_spill_is_expected() -> None:

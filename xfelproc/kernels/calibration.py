@@ -8,30 +8,33 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from xfelproc.kernels.streaming import LINE, finish_stores, line_within, stream_scaled
+
 Floats32 = NDArray[np.float32]
 
 
 class RawFrame(NamedTuple):
     """A frame of raw values, with what makes photons of them.
 
-    Maps are (stage, panel, slow, fast). Where ``coded`` is False there is one stage; else a pixel's is
-    ``stages[panel, codes >> shift]``, -1: no measurement. ``codes`` are the pixels themselves where the bits from ``shift`` on are
-    the code; these are then not part of the value (``bits``).
+    Arrays are (panel, pixel), maps (stage, panel, pixel), row after row; rows have ``width`` pixels. Where ``coded`` is False there
+    is one stage; else a pixel's is ``stages[panel, code]``, -1: no measurement. With ``bits`` the code is in the bits of the value
+    from ``shift`` on, which are then not part of it; else it is in ``codes``.
 
     Values below ``limits[panel, 0]``, above ``limits[panel, 2]`` or NaN are no measurement, and become NaN; those above
     ``limits[panel, 1]`` are saturated and become ``ceiling[panel]``, which is beyond what the panel's trusted range allows. Both
-    are for code 0; where no value of it can be outside ``limited[panel]`` may be False, which is faster. In stage s a pixel is
-    saturated up to the value ``saturated[panel, s, 0]`` and from ``saturated[panel, s, 1]``; raw values with another code are none
-    above ``largest[panel]``. Photons are (value - pedestal) × (inverse_gain × factor).
+    are for code 0. Of the values from ``plain[panel, 0]`` to ``plain[panel, 1]`` none is outside, or has another code in its bits.
+    In stage s a pixel is saturated up to the value ``saturated[panel, s, 0]`` and from ``saturated[panel, s, 1]``; raw values with
+    another code are none above ``largest[panel]``. Photons are (value - pedestal) × (inverse_gain × factor).
     """
 
     pixels: NDArray[Any]
-    codes: NDArray[Any]
+    codes: NDArray[np.uint8]
+    width: int
     coded: bool
     shift: int
     bits: bool
     limits: NDArray[Any]
-    limited: NDArray[np.bool_]
+    plain: NDArray[Any]
     stages: NDArray[np.int8]
     saturated: NDArray[np.float64]
     largest: NDArray[np.float64]
@@ -41,57 +44,122 @@ class RawFrame(NamedTuple):
     ceiling: Floats32
 
 
-BAND = 16
-"""Rows until the pixels with a code are calibrated, one after the other without a branch between."""
-BLOCK = 128
-"""Pixels of a row that are looked at together for a code that is not 0."""
+class Part(NamedTuple):
+    """``rows`` times ``width`` pixels of a panel, the first ones ``pitch`` apart."""
+
+    panel: int
+    start: int
+    rows: int
+    width: int
+    pitch: int
+
+
+BAND = 65536
+"""Pixels of a panel until those with a code are calibrated."""
 
 
 @njit(cache=True, nogil=True)
 def calibrate_frame(raw: RawFrame, out: Floats32) -> None:
-    """Write the photons of all pixels to ``out`` (panel, slow, fast).
-
-    A row is first taken as if all codes were 0, a loop that vectorises; the few other pixels are then done one by one.
-    """
-    pixels, factor = raw.pixels, raw.factor
-    panels, height, width = pixels.shape
-    listed = np.empty((BAND * width if raw.coded else 0, 2), dtype=np.int32)
+    """Write the photons of all pixels to ``out`` (panel, pixel)."""
+    panels, size = raw.pixels.shape
+    listed = np.empty(min(size, BAND) if raw.coded else 0, dtype=np.int32)
     for p in range(panels):
-        first, limits, limited, top = raw.stages[p, 0], raw.limits[p], raw.limited[p], raw.ceiling[p]
-        darks, scales = raw.pedestal[max(first, 0), p], raw.inverse_gain[max(first, 0), p]
-        for begin in range(0, height, BAND):
-            end = min(begin + BAND, height)
-            if first >= 0:
-                for y in range(begin, end):
-                    row, dark, scale, target = pixels[p, y], darks[y], scales[y], out[p, y]
-                    if limited:
-                        calibrate_row(row, limits, dark, scale, factor, top, target)
-                    else:
-                        calibrate_plain_row(row, dark, scale, factor, target)
-            if raw.coded:
-                n = list_coded(raw.codes, raw.shift, first < 0, p, begin, end, 0, width, listed)
-                write_listed(raw, p, listed, n, out)
+        first = max(raw.stages[p, 0], 0)
+        dark, scale = raw.pedestal[first, p], raw.inverse_gain[first, p]
+        for start in range(0, size, BAND):
+            end = min(start + BAND, size)
+            write_photons(raw, Part(p, start, 1, end - start, size), dark[start:end], scale[start:end], np.float32(0.0), listed, out)
+    finish_stores()
 
 
-@njit(cache=True, nogil=True, inline="always")
-def calibrate_plain_row(row: NDArray[Any], dark: Floats32, scale: Floats32, factor: np.float32, out: Floats32) -> None:
-    """Do as `calibrate_row` where no value can be outside the limits; NaN stays NaN."""
-    for x in range(len(row)):
-        out[x] = (np.float32(row[x]) - dark[x]) * (scale[x] * factor)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def calibrate_row(
-    row: NDArray[Any], limits: NDArray[Any], dark: Floats32, scale: Floats32, factor: np.float32, top: np.float32, out: Floats32
+@njit(cache=True, nogil=True)
+def write_photons(
+    raw: RawFrame, part: Part, dark: Floats32, scale: Floats32, shift: np.float32, listed: NDArray[np.int32], out: Floats32
 ) -> None:
-    """Write the photons of a row of a panel, all of code 0; see `RawFrame`."""
-    low, high, last = limits[0], limits[1], limits[2]
-    for x in range(len(row)):
-        v = row[x]
-        photons = (np.float32(v) - dark[x]) * (scale[x] * factor)
+    """Write the photons of a part of a panel to ``out`` (panel, pixel); `finish_stores` has to follow.
+
+    Parameters
+    ----------
+    dark, scale
+        Pedestal and inverse gain of the part's pixels in the stage of code 0.
+    shift
+        What these have in common beyond the pedestal, raw units.
+    listed
+        Scratch of as many pixels where values have codes.
+    """
+    p, low, high, n = part.panel, raw.plain[part.panel, 0], raw.plain[part.panel, 1], 0
+    values, target, factor = raw.pixels[p], out[p], raw.factor
+    apart = raw.coded and not raw.bits
+    codes, none = raw.codes[p if apart else 0], np.uint8(0)
+    for row in range(part.rows):
+        # i counts the pixels of the panel, i + lag those of the part
+        begin = part.start + row * part.pitch
+        end, lag = begin + part.width, row * part.width - begin
+        i = min(end, begin + -(target.ctypes.data // 4 + begin) % LINE)
+        n = write_each(raw, p, begin, i, dark, scale, lag, shift, target, listed, n)
+        while i + LINE <= end:
+            if line_within(values, i, low, high) and not (apart and not line_within(codes, i, none, none)):
+                stream_scaled(values, i, dark, i + lag, scale, i + lag, shift, factor, target, i)
+            else:
+                n = write_each(raw, p, i, i + LINE, dark, scale, lag, shift, target, listed, n)
+            i += LINE
+        n = write_each(raw, p, i, end, dark, scale, lag, shift, target, listed, n)
+    # in one loop by themselves: their maps are seldom in a cache, and many can be waited for at once
+    for k in range(n):
+        target[listed[k]] = photons_of_code(raw, p, listed[k])
+
+
+@njit(cache=True, nogil=True)
+def write_each(
+    raw: RawFrame,
+    p: int,
+    begin: int,
+    end: int,
+    dark: Floats32,
+    scale: Floats32,
+    lag: int,
+    shift: np.float32,
+    out: Floats32,
+    listed: NDArray[np.int32],
+    n: int,
+) -> int:
+    """Write photons as of code 0, with regard to the limits, and list the pixels of other codes after ``n``; return their number.
+
+    If code 0 has no stage all are listed.
+    """
+    low, high, last, top = raw.limits[p, 0], raw.limits[p, 1], raw.limits[p, 2], raw.ceiling[p]
+    values = raw.pixels[p]
+    for i in range(begin, end):
+        v = values[i]
+        photons = (np.float32(v) - dark[i + lag] - shift) * (scale[i + lag] * raw.factor)
         good = (v >= low) & (v <= last)
         photons = top if v > high else photons
-        out[x] = photons if good else np.float32(np.nan)
+        out[i] = photons if good else np.float32(np.nan)
+    if raw.coded:
+        every = raw.stages[p, 0] < 0
+        for i in range(begin, end):
+            listed[n] = i
+            n += every | (code_of(raw, p, i) != 0)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def code_of(raw: RawFrame, p: int, i: int) -> int:
+    """Return the code of a pixel."""
+    return np.int64(raw.pixels[p, i]) >> raw.shift if raw.bits else np.int64(raw.codes[p, i])
+
+
+@njit(cache=True, nogil=True)
+def photons_of_code(raw: RawFrame, p: int, i: int) -> np.float32:
+    """Return the photons of a pixel in the stage of its code."""
+    v, code, table = raw.pixels[p, i], code_of(raw, p, i), raw.stages[p]
+    stage = table[code] if code < len(table) and v <= raw.largest[p] else -1
+    if stage < 0:
+        return np.float32(np.nan)
+    value = np.float32(np.float64(v) - (code << raw.shift if raw.bits else 0))
+    photons = (value - raw.pedestal[stage, p, i]) * (raw.inverse_gain[stage, p, i] * raw.factor)
+    measured = (value > raw.saturated[p, stage, 0]) & (value < raw.saturated[p, stage, 1])
+    return photons if measured else raw.ceiling[p]
 
 
 @njit(cache=True, nogil=True)
@@ -115,47 +183,6 @@ def calibrate_panels(
                 good = (v >= low) & (v <= last)
                 photons = top if v > high else photons
                 target[x] = photons if good else np.float32(np.nan)
-
-
-@njit(cache=True, nogil=True)
-def list_coded(
-    codes: NDArray[Any], shift: int, every: bool, p: int, y0: int, y1: int, x0: int, x1: int, out: NDArray[np.int32]
-) -> int:
-    """Write (slow, fast) of the pixels of a rectangle whose code is not 0, or of ``every`` one, row by row; return their number."""
-    n = 0
-    for y in range(y0, y1):
-        row = codes[p, y]
-        for begin in range(x0, x1, BLOCK):
-            end = min(begin + BLOCK, x1)
-            if end - begin == BLOCK and not every:
-                block, together = row[begin:end], row[begin]
-                for i in range(BLOCK):  # a number of turns that is known makes vector instructions of it
-                    together |= block[i]
-                if together >> shift == 0:
-                    continue
-            for x in range(begin, end):
-                out[n, 0], out[n, 1] = y, x
-                n += (row[x] >> shift != 0) | every
-    return n
-
-
-@njit(cache=True, nogil=True)
-def write_listed(raw: RawFrame, p: int, listed: NDArray[np.int32], n: int, out: Floats32) -> None:
-    """Write the photons of the first ``n`` listed pixels of a panel: each in its stage."""
-    pixels, codes, shift, bits, largest = raw.pixels, raw.codes, raw.shift, raw.bits, raw.largest[p]
-    table, saturated = raw.stages[p], raw.saturated[p]
-    pedestal, inverse_gain, factor, top = raw.pedestal, raw.inverse_gain, raw.factor, raw.ceiling[p]
-    for i in range(n):
-        y, x = listed[i]
-        v, code = pixels[p, y, x], np.int64(codes[p, y, x] >> shift)
-        stage = table[code] if code < len(table) and v <= largest else -1
-        if stage < 0:
-            out[p, y, x] = np.nan
-            continue
-        value = np.float32(np.float64(v) - (code << shift if bits else 0))
-        photons = (value - pedestal[stage, p, y, x]) * (inverse_gain[stage, p, y, x] * factor)
-        measured = (value > saturated[stage, 0]) & (value < saturated[stage, 1])
-        out[p, y, x] = photons if measured else top
 
 
 @njit(cache=True, nogil=True)

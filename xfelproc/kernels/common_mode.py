@@ -27,7 +27,7 @@ from xfelproc.kernels.peak_windows import (
     window_shape,
     window_sums,
 )
-from xfelproc.kernels.pixel_histogram import BANK, N_BINS, fill_histogram
+from xfelproc.kernels.pixel_histogram import N_BINS, fill_histogram
 from xfelproc.kernels.zero_peak import ambiguous, fit_zero_peak
 
 Floats32 = NDArray[np.float32]
@@ -84,7 +84,7 @@ def group_offset(
     step = sampled_rows(*adu.shape)
     found = begin_offset(adu, use, scale, method, constants, factor, step, scratch)
     if found.state == FOUND:
-        number, total = window_sums(adu, use, scale, found.zero, found.norm, found.windows, found_columns(scratch))
+        number, total = window_sums(adu, use, scale, found.zero, found.norm, found.windows)
         return finish_offset(found, number, total, constants, factor)
     if found.state == ALL:
         return offset_of_all(adu, use, scale, method, constants, factor, found.zero, scratch)
@@ -108,14 +108,6 @@ class Found(NamedTuple):
 def sampled_rows(rows: int, columns: int) -> int:
     """Return the distance of the rows from which a rough offset is taken."""
     return max(1, min(rows // 8, rows * columns // ROUGH))
-
-
-@njit(cache=True, nogil=True)
-def found_columns(scratch: Counts) -> NDArray[np.int32]:
-    """Return the part of the scratch for sums of columns, all 0."""
-    columns = scratch[4 * BANK :].view(np.int32)
-    columns[:] = 0
-    return columns
 
 
 @njit(cache=True, nogil=True)

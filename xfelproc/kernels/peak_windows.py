@@ -31,11 +31,8 @@ LEAST = 30
 POINTS = 32
 FIXED = 4096.0
 """Sums are of whole numbers, of this part of σ: exact in whatever order."""
-ONE_BITS = 22
-ONE = np.int32(1 << ONE_BITS)
-"""A pixel in the sums of `add_row`."""
-ROWS = 128
-"""Rows until sums of ψ, at most 3 σ each, would be taken for pixels."""
+LONGEST = 1 << 17
+"""Pixels whose ψ, at most 3 σ each, have a sum of 32 bits."""
 WHOLE = np.float32(1.5 * 2.0**23)
 
 
@@ -130,13 +127,7 @@ def peak_numbers(counts: Counts, at: float, gain: float, out: Floats) -> int:
 
 @njit(cache=True, nogil=True)
 def window_sums(
-    adu: Floats32,
-    use: NDArray[np.uint8],
-    scale: Floats32,
-    zero: float,
-    norm: float,
-    windows: Windows,
-    columns: NDArray[np.int32],
+    adu: Floats32, use: NDArray[np.uint8], scale: Floats32, zero: float, norm: float, windows: Windows
 ) -> tuple[int, int]:
     """Return number of pixels of a rectangle and sum of ψ (`FIXED`) over the windows.
 
@@ -148,52 +139,53 @@ def window_sums(
         ADU of the lowest peak.
     norm
         What values less ``zero``, times ``scale``, are multiplied with to be in σ.
-    columns
-        Scratch of 0 for as many columns as the rectangle has.
     """
-    height, width = adu.shape
-    number, total, sums = 0, 0, columns[:width]
-    for begin in range(0, height, ROWS):
-        for y in range(begin, min(begin + ROWS, height)):
-            add_row(adu[y], use[y], scale[y], zero, norm, windows, sums)
-        more, added = take_sums(sums)
+    values, serves, inverse = adu.reshape(-1), use.reshape(-1), scale.reshape(-1)
+    number, total = 0, 0
+    for begin in range(0, len(values), LONGEST):
+        end = begin + LONGEST
+        if windows.last == 0:
+            more, added = sums_of_one(values[begin:end], serves[begin:end], inverse[begin:end], zero, norm, windows)
+        else:
+            more, added = sums_of_many(values[begin:end], serves[begin:end], inverse[begin:end], zero, norm, windows)
         number, total = number + more, total + added
     return number, total
 
 
 @njit(cache=True, nogil=True)
-def take_sums(columns: NDArray[np.int32]) -> tuple[int, int]:
-    """Return number of pixels and sum of ψ of all columns, which are set to 0."""
-    number, total = 0, 0
-    for x in range(len(columns)):
-        n = (columns[x] + (ONE >> 1)) >> ONE_BITS
-        number += n
-        total += columns[x] - (n << ONE_BITS)
-        columns[x] = 0
-    return number, total
-
-
-@njit(cache=True, nogil=True, inline="always")
-def add_row(
-    adu: Floats32,
-    serves: NDArray[np.uint8],
-    inverse: Floats32,
-    zero: float,
-    norm: float,
-    windows: Windows,
-    out: NDArray[np.int32],
-) -> None:
-    """Add `ONE` and ψ, in units of 1 / `FIXED`, of the pixels of a row that are in a window to the sums of their columns."""
-    lowest, to_sigma, between, within = np.float32(zero), np.float32(norm), np.float32(windows.gain), np.float32(windows.half)
-    to_peaks, top = np.float32(1.0 / windows.gain), np.float32(windows.last)
+def sums_of_one(
+    adu: Floats32, use: NDArray[np.uint8], scale: Floats32, zero: float, norm: float, windows: Windows
+) -> tuple[int, int]:
+    """Return `window_sums` of up to `LONGEST` pixels and one window."""
+    lowest, to_sigma, within = np.float32(zero), np.float32(norm), np.float32(windows.half)
     straight, bent, step = np.float32(windows.straight * FIXED), np.float32(windows.bent * FIXED), np.float32(windows.step * FIXED)
+    number, total = np.int32(0), np.int32(0)
     for x in range(len(adu)):
-        t = (adu[x] - lowest) * (inverse[x] * to_sigma)
+        r = (adu[x] - lowest) * (scale[x] * to_sigma)
+        good = (abs(r) <= within) & (use[x] == 0)
+        value = r * (straight - bent * (r * r)) + math.copysign(step, r)
+        number = np.int32(number + np.int32(good))
+        total = np.int32(total + (np.int32(value) if good else np.int32(0)))
+    return np.int64(number), np.int64(total)
+
+
+@njit(cache=True, nogil=True)
+def sums_of_many(
+    adu: Floats32, use: NDArray[np.uint8], scale: Floats32, zero: float, norm: float, windows: Windows
+) -> tuple[int, int]:
+    """Return `window_sums` of up to `LONGEST` pixels and several windows, where ψ is straight."""
+    lowest, to_sigma, within = np.float32(zero), np.float32(norm), np.float32(windows.half)
+    between, to_peaks, top = np.float32(windows.gain), np.float32(1.0 / windows.gain), np.float32(windows.last)
+    straight = np.float32(windows.straight * FIXED)
+    number, total = np.int32(0), np.int32(0)
+    for x in range(len(adu)):
+        t = (adu[x] - lowest) * (scale[x] * to_sigma)
         k = t * to_peaks
         k = k if k < top else top
         k = k if k > np.float32(0.0) else np.float32(0.0)
         # the nearest whole number: what is added leaves no bits for a fraction
         r = t - ((k + WHOLE) - WHOLE) * between
-        good = (abs(r) <= within) & (serves[x] == 0)
-        value = r * (straight - bent * (r * r)) + math.copysign(step, r)
-        out[x] += np.int32(np.int32(value) + ONE) if good else np.int32(0)
+        good = (abs(r) <= within) & (use[x] == 0)
+        number = np.int32(number + np.int32(good))
+        total = np.int32(total + (np.int32(r * straight) if good else np.int32(0)))
+    return np.int64(number), np.int64(total)

@@ -30,11 +30,9 @@ def pixel_limits(dtype: np.dtype[Any], trusted: NDArray[np.float64]) -> NDArray[
     return limits
 
 
-def limits_bind(limits: NDArray[Any], largest: float | None = None) -> NDArray[np.bool_]:
-    """Return (panel,) whether a value can be outside the limits at all; ``largest`` is the highest one there is, where known."""
-    dtype = limits.dtype
-    least, most = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if largest is not None:
-        most = min(most, largest)
-    bound: NDArray[np.bool_] = (limits[:, 0] > least) | (limits[:, 1] < most) | (limits[:, 2] < most)
-    return bound
+def plain_limits(limits: NDArray[Any], value_mask: int | None = None) -> NDArray[Any]:
+    """Return (panel, 2) the lowest and the highest value that is a measurement, and has no bits but those of ``value_mask``."""
+    plain: NDArray[Any] = limits[:, :2].copy()
+    if value_mask is not None:
+        plain[:, 1] = np.minimum(plain[:, 1], limits.dtype.type(value_mask))
+    return np.minimum(plain, limits[:, 2:])

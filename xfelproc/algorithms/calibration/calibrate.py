@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -14,10 +15,11 @@ from xfelproc.algorithms.calibration.common_mode import CommonMode, NoCommonMode
 from xfelproc.algorithms.calibration.constants import CalibrationConstants, check_shape, expand, full_map, stage_maps, with_groups
 from xfelproc.algorithms.calibration.gain import estimate_gain
 from xfelproc.algorithms.calibration.reasons import reasons_of
-from xfelproc.algorithms.calibration.stages import AutoStages, GainStages, apply_stages, calibrate_raw, stage_constants
+from xfelproc.algorithms.calibration.stages import NO_CODES, AutoStages, GainStages, apply_stages, calibrate_raw, flat, stage_constants
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import RawFrame, calibrate_panels
-from xfelproc.kernels.pixels import limits_bind, pixel_limits
+from xfelproc.kernels.pixels import pixel_limits, plain_limits
+from xfelproc.kernels.streaming import LINE
 from xfelproc.models.calibration import DetectorConstants, StageCoding
 from xfelproc.models.conventions import MaskBit, energy_of, mask_bits
 from xfelproc.models.experiment import Detector
@@ -262,18 +264,19 @@ def _in_photons(frame: Frame, constants: CalibrationConstants, factor: float) ->
         return replace(frame, pixels=out, trusted=_trusted(highest))
     panels = len(limits)
     raw = RawFrame(
-        pixels=frame.pixels,
-        codes=np.empty((0, 0, 0), dtype=np.uint8),
+        pixels=flat(frame.pixels),
+        codes=NO_CODES,
+        width=frame.pixels.shape[2],
         coded=False,
         shift=0,
         bits=False,
         limits=limits,
-        limited=limits_bind(limits),
+        plain=plain_limits(limits),
         stages=np.zeros((panels, 1), dtype=np.int8),
         saturated=np.empty((panels, 0, 2)),
         largest=np.empty(panels),
-        pedestal=constants.pedestal[None],
-        inverse_gain=constants.inverse_gain[None],
+        pedestal=flat(constants.pedestal)[None],
+        inverse_gain=flat(constants.inverse_gain)[None],
         factor=np.float32(factor),
         ceiling=ceiling,
     )
@@ -299,6 +302,8 @@ def _buffer(shape: tuple[int, ...]) -> Floats32:
     """Return this thread's array for calibrated pixels: fresh pages for each frame would cost more than the calibration."""
     buffer = getattr(_LOCAL, "buffer", None)
     if buffer is None or buffer.shape != shape:
-        buffer = _LOCAL.buffer = np.empty(shape, dtype=np.float32)
+        whole = np.empty(math.prod(shape) + LINE, dtype=np.float32)
+        begin = -(whole.ctypes.data // whole.itemsize) % LINE  # kernels write whole lines
+        buffer = _LOCAL.buffer = whole[begin : begin + math.prod(shape)].reshape(shape)
     out: Floats32 = buffer
     return out

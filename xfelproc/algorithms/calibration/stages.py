@@ -15,7 +15,7 @@ from xfelproc.algorithms.calibration.common_mode import CommonModeGroups
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import RawFrame, calibrate_frame, codes_of_array
 from xfelproc.kernels.calibration_groups import calibrate_groups
-from xfelproc.kernels.pixels import limits_bind, pixel_limits
+from xfelproc.kernels.pixels import pixel_limits, plain_limits
 from xfelproc.models.calibration import MAX_STAGES, DetectorConstants, StageCoding
 from xfelproc.models.experiment import Detector
 from xfelproc.models.frames import Frame
@@ -312,29 +312,41 @@ def apply_stages(
         largest = np.minimum(trusted[:, 1], end)
     highest = constants.highest(largest) * np.float32(factor)
     limits = pixel_limits(dtype, trusted)
+    plain = plain_limits(limits, None if codes is not None else constants.value_mask)
+    plain[constants.table[:, 0] < 0] = 1, 0  # none is: all pixels have to be looked at
     raw = RawFrame(
-        pixels=frame.pixels,
-        codes=frame.pixels if codes is None else codes,
+        pixels=flat(frame.pixels),
+        codes=NO_CODES if codes is None else flat(codes),
+        width=frame.pixels.shape[2],
         coded=True,
-        shift=constants.coding.shift if codes is None else 0,
+        shift=constants.coding.shift,
         bits=codes is None,
         limits=limits,
-        limited=limits_bind(limits, None if codes is not None else constants.value_mask),
+        plain=plain,
         stages=constants.table,
         saturated=constants.saturated,
         largest=constants.last_reading(limits),
-        pedestal=constants.pedestal,
-        inverse_gain=constants.inverse_gain,
+        pedestal=flat(constants.pedestal),
+        inverse_gain=flat(constants.inverse_gain),
         factor=np.float32(factor),
         ceiling=np.nextafter(highest, np.float32(np.inf), dtype=np.float32),
     )
     return highest, calibrate_raw(raw, groups, out)
 
 
+NO_CODES = np.empty((1, 0), dtype=np.uint8)
+
+
+def flat(values: NDArray[Any]) -> NDArray[Any]:
+    """Return maps (..., slow, fast) with the pixels of a panel in one row: a view where they are in the memory so."""
+    return np.ascontiguousarray(values).reshape(*values.shape[:-2], -1)
+
+
 def calibrate_raw(raw: RawFrame, groups: CommonModeGroups | None, out: Floats32) -> int:
     """Write a frame in photons, less the common mode of ``groups``; return how many of these have none that could be determined."""
+    target = out.reshape(len(out), -1)
     if groups is None or groups.maps is None:
-        calibrate_frame(raw, out)
+        calibrate_frame(raw, target)
         return 0
     scratch = np.empty(groups.scratch, dtype=np.uint32)
-    return int(calibrate_groups(raw, groups.bounds, *groups.maps, groups.method, groups.constants, scratch, out))
+    return int(calibrate_groups(raw, groups.bounds, *groups.maps, groups.method, groups.constants, scratch, target))
