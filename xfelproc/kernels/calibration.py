@@ -68,7 +68,9 @@ def calibrate_frame(raw: RawFrame, out: Floats32) -> None:
         dark, scale = raw.pedestal[first, p], raw.inverse_gain[first, p]
         for start in range(0, size, BAND):
             end = min(start + BAND, size)
-            write_photons(raw, Part(p, start, 1, end - start, size), dark[start:end], scale[start:end], np.float32(0.0), listed, out)
+            write_photons(
+                raw, Part(p, start, 1, end - start, size), dark[start:end], scale[start:end], np.float32(0.0), listed, out
+            )
     finish_stores()
 
 
@@ -146,7 +148,7 @@ def write_each(
 @njit(cache=True, nogil=True)
 def code_of(raw: RawFrame, p: int, i: int) -> int:
     """Return the code of a pixel."""
-    return np.int64(raw.pixels[p, i]) >> raw.shift if raw.bits else np.int64(raw.codes[p, i])
+    return int(raw.pixels[p, i]) >> raw.shift if raw.bits else int(raw.codes[p, i])
 
 
 @njit(cache=True, nogil=True)
@@ -159,7 +161,7 @@ def photons_of_code(raw: RawFrame, p: int, i: int) -> np.float32:
     value = np.float32(np.float64(v) - (code << raw.shift if raw.bits else 0))
     photons = (value - raw.pedestal[stage, p, i]) * (raw.inverse_gain[stage, p, i] * raw.factor)
     measured = (value > raw.saturated[p, stage, 0]) & (value < raw.saturated[p, stage, 1])
-    return photons if measured else raw.ceiling[p]
+    return np.float32(photons if measured else raw.ceiling[p])
 
 
 @njit(cache=True, nogil=True)

@@ -6,9 +6,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from xfelproc.kernels.calibration import Part, RawFrame, code_of, write_photons
+from xfelproc.kernels.calibration import Part, RawFrame, code_of, photons_of_code, write_each, write_photons
 from xfelproc.kernels.common_mode import Counts, Floats, Floats32, group_offset
-from xfelproc.kernels.streaming import LINE, finish_stores, line_less, line_within
+from xfelproc.kernels.streaming import LINE, finish_stores, line_less, line_within, stream_shifted
 
 Bytes = NDArray[np.uint8]
 Bounds = NDArray[np.int32]
@@ -28,8 +28,8 @@ def calibrate_groups(
 ) -> int:
     """Do as `kernels.calibration.calibrate_frame`, less the common mode of the stage of code 0; return how many groups have none.
 
-    Pixels of no group are not written. Photons need the offset, and that needs all pixels of the group: these are gone through twice,
-    the second time in the processor's cache.
+    Pixels of no group are not written. Photons need the offset, and that needs all pixels of the group: these are gone through
+    twice, the second time in the processor's cache.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def calibrate_groups(
         pixels = max(pixels, part.rows * part.width)
     tile, listed = np.empty(pixels, dtype=np.float32), np.empty(pixels if raw.coded else 0, dtype=np.int32)
     for g in range(len(bounds)):
-        part, offset = part_of(bounds[g], raw.width), 0.0
+        part = part_of(bounds[g], raw.width)
         end = begin + part.rows * part.width
         darks, scales = dark[begin:end], scale[begin:end]
         if raw.stages[part.panel, 0] >= 0:
@@ -62,7 +62,9 @@ def calibrate_groups(
                 scratch,
             )
             failed += not error < np.inf
-        write_photons(raw, part, darks, scales, np.float32(offset), listed, out)
+            write_tile(raw, part, tile, darks, scales, np.float32(offset), listed, out)
+        else:
+            write_photons(raw, part, darks, scales, np.float32(0.0), listed, out)
         begin = end
     finish_stores()
     return failed
@@ -71,10 +73,10 @@ def calibrate_groups(
 @njit(cache=True, nogil=True)
 def part_of(bounds: Bounds, width: int) -> Part:
     """Return a rectangle of a panel whose rows have ``width`` pixels; one long row if it has the whole of them."""
-    p, y0, y1, x0, x1 = bounds
+    p, y0, y1, x0, x1 = int(bounds[0]), int(bounds[1]), int(bounds[2]), int(bounds[3]), int(bounds[4])
     if x1 - x0 == width:
-        return Part(np.int64(p), y0 * width, 1, (y1 - y0) * width, width)
-    return Part(np.int64(p), y0 * width + x0, np.int64(y1 - y0), np.int64(x1 - x0), width)
+        return Part(p, y0 * width, 1, (y1 - y0) * width, width)
+    return Part(p, y0 * width + x0, y1 - y0, x1 - x0, width)
 
 
 @njit(cache=True, nogil=True)
@@ -109,3 +111,26 @@ def write_each_adu(raw: RawFrame, p: int, begin: int, end: int, dark: Floats32, 
         for i in range(begin, end):
             if code_of(raw, p, i) != 0:
                 out[i + lag] = np.nan
+
+
+@njit(cache=True, nogil=True)
+def write_tile(
+    raw: RawFrame, part: Part, adu: Floats32, dark: Floats32, scale: Floats32, shift: np.float32, listed: Bounds, out: Floats32
+) -> None:
+    """Do as `kernels.calibration.write_photons`, of what `write_adu` made of the part: this is in the processor's cache."""
+    p, n, target, factor = part.panel, 0, out[part.panel], raw.factor
+    largest = np.finfo(np.float32).max
+    for row in range(part.rows):
+        begin = part.start + row * part.pitch
+        end, lag = begin + part.width, row * part.width - begin
+        i = min(end, begin + -(target.ctypes.data // 4 + begin) % LINE)
+        n = write_each(raw, p, begin, i, dark, scale, lag, shift, target, listed, n)
+        while i + LINE <= end:
+            if line_within(adu, i + lag, -largest, largest):
+                stream_shifted(adu, i + lag, scale, i + lag, shift, factor, target, i)
+            else:
+                n = write_each(raw, p, i, i + LINE, dark, scale, lag, shift, target, listed, n)
+            i += LINE
+        n = write_each(raw, p, i, end, dark, scale, lag, shift, target, listed, n)
+    for k in range(n):
+        target[listed[k]] = photons_of_code(raw, p, listed[k])

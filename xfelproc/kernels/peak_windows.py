@@ -166,7 +166,7 @@ def sums_of_one(
         value = r * (straight - bent * (r * r)) + math.copysign(step, r)
         number = np.int32(number + np.int32(good))
         total = np.int32(total + (np.int32(value) if good else np.int32(0)))
-    return np.int64(number), np.int64(total)
+    return int(number), int(total)
 
 
 @njit(cache=True, nogil=True)
@@ -188,4 +188,4 @@ def sums_of_many(
         good = (abs(r) <= within) & (use[x] == 0)
         number = np.int32(number + np.int32(good))
         total = np.int32(total + (np.int32(r * straight) if good else np.int32(0)))
-    return np.int64(number), np.int64(total)
+    return int(number), int(total)

@@ -35,4 +35,5 @@ def plain_limits(limits: NDArray[Any], value_mask: int | None = None) -> NDArray
     plain: NDArray[Any] = limits[:, :2].copy()
     if value_mask is not None:
         plain[:, 1] = np.minimum(plain[:, 1], limits.dtype.type(value_mask))
-    return np.minimum(plain, limits[:, 2:])
+    plain[:] = np.minimum(plain, limits[:, 2:])
+    return plain

@@ -15,7 +15,15 @@ from xfelproc.algorithms.calibration.common_mode import CommonMode, NoCommonMode
 from xfelproc.algorithms.calibration.constants import CalibrationConstants, check_shape, expand, full_map, stage_maps, with_groups
 from xfelproc.algorithms.calibration.gain import estimate_gain
 from xfelproc.algorithms.calibration.reasons import reasons_of
-from xfelproc.algorithms.calibration.stages import NO_CODES, AutoStages, GainStages, apply_stages, calibrate_raw, flat, stage_constants
+from xfelproc.algorithms.calibration.stages import (
+    NO_CODES,
+    AutoStages,
+    GainStages,
+    apply_stages,
+    calibrate_raw,
+    flat,
+    stage_constants,
+)
 from xfelproc.errors import DataError
 from xfelproc.kernels.calibration import RawFrame, calibrate_panels
 from xfelproc.kernels.pixels import pixel_limits, plain_limits
