@@ -19,6 +19,7 @@ from xfelproc.algorithms.downstream.mean_intensity import (
     reflections_of,
     significant,
 )
+from xfelproc.algorithms.downstream.translation import Translation, translation
 from xfelproc.algorithms.downstream.truncate import Posterior, french_wilson
 from xfelproc.algorithms.downstream.twinning import (
     SIGNIFICANT,
@@ -57,6 +58,7 @@ class Analysis:
     anisotropy: Anisotropy | None
     n_rejected: int
     warnings: tuple[str, ...]
+    translation: Translation | None = None
 
 
 def analyse(
@@ -90,6 +92,7 @@ def analyse(
     z, z_sigma = chosen.intensity / expected, chosen.sigma / expected
     test = l_test(_normalised(chosen, z, z_sigma), d_min)
     laws = tuple(twin_laws(chosen, z, z_sigma, cell, group)) if len(chosen) else ()
+    shifted = translation(reflections, mean.at(reflections.q), cell, group)
     found = Analysis(
         mean=mean,
         wilson=wilson_plot(reflections, mean, composition),
@@ -98,7 +101,8 @@ def analyse(
         twin_laws=laws,
         anisotropy=anisotropy(reflections, mean, cell, group),
         n_rejected=rejected,
-        warnings=_warnings(test, laws, bool(twin_operators(cell, group))),
+        warnings=(*_warnings(test, laws, bool(twin_operators(cell, group))), *_translation_warnings(shifted)),
+        translation=shifted,
     )
     return amplitudes, found
 
@@ -118,6 +122,16 @@ def _warnings(test: LTest | None, laws: Sequence[TwinLaw], possible: bool) -> tu
     elif not possible:
         text += "; but the lattice has no twin law: the symmetry may be too high, or the standard deviations too small"
     return (text,)
+
+
+def _translation_warnings(found: Translation | None) -> tuple[str, ...]:
+    if found is None or not found.significant:
+        return ()
+    vector = ", ".join(f"{v:.3f}" for v in found.vector)
+    return (
+        f"pseudo-translation: the Patterson (10-5 Å) has a peak of {100 * found.height:.0f} % of the origin at ({vector}), "
+        f"{found.distance:.0f} Å away: classes of reflections are weak, which ⟨|L|⟩, moments and amplitudes do not allow for",
+    )
 
 
 def amplitude_table(merged: MergedTable, mean: MeanIntensity, cell: Sequence[float], group: gemmi.SpaceGroup) -> AmplitudeTable:

@@ -20,6 +20,7 @@ def record_of(analysis: Analysis) -> dict[str, Any]:
         "l_test": _plain(analysis.l_test),
         "twin_laws": [_plain(law) for law in analysis.twin_laws],
         "anisotropy": _plain(analysis.anisotropy),
+        "translation": _plain(analysis.translation),
         "n_rejected": analysis.n_rejected,
         "warnings": list(analysis.warnings),
     }

@@ -124,6 +124,8 @@ def _analysis_rows(analysis: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Resolution along a*, b*, c* (Å)", ", ".join(_reach(axis["d_min"], axis["beyond"]) for axis in axes)))
     if test := analysis.get("l_test"):
         rows.append(("L-test ⟨|L|⟩, ⟨L²⟩", f"{test['mean_abs']['value']:.3f}, {test['mean_square']['value']:.3f}"))
+    if found := analysis.get("translation"):
+        rows.append(("Largest Patterson peak (% of origin)", f"{100 * found['height']:.0f}"))
     return rows
 
 
