@@ -53,7 +53,6 @@ def covariance(packed: np.ndarray, theta: np.ndarray, fast: float, slow: float) 
 
 
 def fitted(packed: np.ndarray, image: np.ndarray, places: np.ndarray, photons: np.ndarray) -> tuple[np.ndarray, int]:
-    background = 3.0 + 0.002 * places[:, 0] - 0.001 * places[:, 1]
     return fit_footprint(
         image[None],
         np.zeros((1, SIZE, SIZE), dtype=np.uint8),
@@ -63,7 +62,6 @@ def fitted(packed: np.ndarray, image: np.ndarray, places: np.ndarray, photons: n
         BEAM,
         np.zeros(len(places), dtype=np.int32),
         places,
-        background,
         np.sqrt(photons),
         np.array([0.4, 3e-7, 3e-7, 1e-7]),
         np.array([0.4, 1e-6, 1e-6, 1e-6]),

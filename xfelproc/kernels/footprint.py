@@ -22,6 +22,7 @@ Ints = NDArray[np.int32]
 PARAMETERS = 4
 ROUNDS = 4
 LARGEST_BOX = 12  # px, half of the largest window
+_FRAME = 8  # px, half of the square whose rim, two pixels wide, tells the background
 _REACH = 12.0  # the window (1 - u/12)⁸ ends at u = d²/2 = 12, 4.9 standard deviations
 _NARROWING = 0.5748  # ∫ u w e⁻ᵘ du / ∫ w e⁻ᵘ du: variance of a Gaussian of the model's size seen through the window, over its own
 _GAIN = 3.168  # by how much more than what is seen the variance of a spot differs from the model's
@@ -72,6 +73,36 @@ def spot_covariance(theta: Floats, bases: Floats) -> tuple[float, float, float]:
 
 
 @njit(cache=True, nogil=True)
+def _level_around(pixels: Any, bad: NDArray[np.uint8], low: float, high: float, place: Floats) -> float:
+    """Return the mean of the measurements on a square frame about ``place``, without those far above it; NaN without any.
+
+    ``pixels`` and ``bad`` are those of the spot's panel, ``pixels`` cut to its size.
+    """
+    cx, cy = int(np.floor(place[0])), int(np.floor(place[1]))
+    limit, mean = high, np.nan
+    for _ in range(3):
+        total, n = 0.0, 0
+        for dy in range(-_FRAME, _FRAME + 1):
+            iy = cy + dy
+            if iy < 0 or iy >= pixels.shape[0]:
+                continue
+            for step in range(2 * _FRAME + 1 if abs(dy) >= _FRAME - 1 else 4):
+                dx = step - _FRAME if abs(dy) >= _FRAME - 1 or step < 2 else step + _FRAME - 3
+                ix = cx + dx
+                if ix < 0 or ix >= pixels.shape[1]:
+                    continue
+                value = float(pixels[iy, ix])
+                if bad[iy, ix] == 0 and low <= value <= limit:
+                    total += value
+                    n += 1
+        if n == 0:
+            return mean
+        mean = total / n
+        limit = min(high, mean + 4.0 * np.sqrt(max(mean, 0.0) + 0.375) + 4.0)
+    return mean
+
+
+@njit(cache=True, nogil=True)
 def _windowed_moments(
     pixels: Any, bad: NDArray[np.uint8], low: float, high: float, background: float, place: Floats, shape: Floats, seen: Floats
 ) -> bool:
@@ -110,7 +141,7 @@ def _windowed_moments(
             mxx += w * dx * dx
             mxy += w * dx * dy
             myy += w * dy * dy
-    if total <= 0.0:
+    if not total > 0.0:  # NaN, too
         return False
     seen[0], seen[1], seen[2] = mxx / total, mxy / total, myy / total
     return True
@@ -142,7 +173,6 @@ def fit_footprint(
     beam: Floats,
     panel: Ints,
     places: Floats,
-    background: Floats,
     snr: Floats,
     prior: Floats,
     deviation: Floats,
@@ -161,8 +191,8 @@ def fit_footprint(
         Packed panels and the unit vector of the beam's travel.
     panel, places
         Of the spots: panel, and (n, 2) the predicted position, fast and slow, px.
-    background, snr
-        Photons a pixel under each spot, and its intensity over σ.
+    snr
+        Intensity of each spot over its σ.
     prior, deviation
         (4,) θ expected, and how far they may be off.
 
@@ -174,8 +204,11 @@ def fit_footprint(
     """
     theta, step = prior.copy(), np.empty(PARAMETERS)
     bases, seen, shape = np.empty((panel.shape[0], PARAMETERS, 3)), np.empty(3), np.empty(3)
+    background = np.empty(panel.shape[0])
     for i in range(panel.shape[0]):
-        variance_bases(geometry[panel[i]], beam, places[i, 0], places[i, 1], bases[i])
+        p = panel[i]
+        variance_bases(geometry[p], beam, places[i, 0], places[i, 1], bases[i])
+        background[i] = _level_around(pixels[p, : sizes[p, 1], : sizes[p, 0]], mask[p], trusted[p, 0], trusted[p, 1], places[i])
     used = 0
     for _ in range(ROUNDS):
         normal, right = np.zeros((PARAMETERS, PARAMETERS)), np.zeros(PARAMETERS)

@@ -54,7 +54,8 @@ def frame_of(
 def test_two_lattices_of_a_frame() -> None:
     lattices = [lattice(1), lattice(2)]
     frame, truth = frame_of(lattices)
-    result = Integrate().integrate(frame, lattices, SpotTable(0))
+    discs = Integrate(widths=0.0, radius=3.0, background_inner=5.0, background_outer=8.0)
+    result = discs.integrate(frame, lattices, SpotTable(0))
     table = result.reflections
     assert set(table["lattice"]) == {0, 1}
     assert len(result.crystals) == len(result.d_min) == 2

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 _SPOTS = 64
 _MIN_SNR = 5.0
-_LARGEST = 2.5  # semi-axes are at most this many times the least radius
+_LARGEST = 4.0  # semi-axes are at most this many times the least radius
 _GAUSSIAN_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -54,7 +54,6 @@ def fit_variances(frame: Frame, lattice: RefinedLattice, spots: SpotTable) -> Fl
         frame.beam.s0 * frame.beam.wavelength,
         spots["panel"][spot],
         np.column_stack([indexed["fast_calc"][rows], indexed["slow_calc"][rows]]),
-        spots["background"][spot].astype(np.float64),
         spots["snr"][spot].astype(np.float64),
         expected,
         deviation,

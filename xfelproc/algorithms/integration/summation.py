@@ -32,7 +32,7 @@ class Integrate(Parameters):
     d_min: Annotated[float, Field(ge=0, description="resolution limit in Å; 0 takes each crystal's own")] = 0.0
     d_max: Annotated[float, Field(ge=0, description="low-resolution limit in Å; 0 is none")] = 0.0
     margin: Annotated[float, Field(gt=0, le=10, description="reflections are predicted to this many mosaic half-widths ΔΨ")] = 1.5
-    radius: Annotated[float, Field(gt=0.5, le=30, description="least radius of the peak region, px")] = 3.0
+    radius: Annotated[float, Field(gt=0.5, le=30, description="least radius of the peak region, px")] = 2.0
     widths: Annotated[
         float,
         Field(
@@ -41,14 +41,14 @@ class Integrate(Parameters):
             description="the peak region reaches this many standard deviations of the spots, as they are at each place of the"
             " detector; intensities are divided by what of a Gaussian it holds; 0: a disc of `radius` everywhere",
         ),
-    ] = 2.5
+    ] = 2.25
     background_inner: Annotated[
         float,
         Field(gt=0.5, le=40, description="inner radius of the background ring about a region of `radius`, px; wider ones move it"),
-    ] = 5.0
+    ] = 4.0
     background_outer: Annotated[
         float, Field(gt=1, le=31, description="outer radius of that ring, px; its area stays where the region is larger")
-    ] = 8.0
+    ] = 7.5
     background_clip: Annotated[
         float, Field(gt=1, description="background pixels beyond this many standard deviations are left out")
     ] = 4.0
