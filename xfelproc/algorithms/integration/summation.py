@@ -22,7 +22,7 @@ from xfelproc.models.tables import ReflectionTable, SpotTable
 _CELLS = 2**20  # packs three Miller indices of up to ±2¹⁹ in one integer
 _WINDOW = 60
 _WINDOW_PARTIALITY = 0.2
-_CLEAR = 3.0  # radii between a place of the control and the nearest reflection
+_CLEAR = 4.5  # least radii between a place of the control and the nearest reflection
 _WINDOW_CLIP = 5.0  # so that one strong reflection does not carry a window
 
 
