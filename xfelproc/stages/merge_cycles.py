@@ -17,7 +17,7 @@ import numpy as np
 from xfelproc.algorithms.merging.cycle import CycleState, accumulate_block, begin_block, refine_block, start
 from xfelproc.algorithms.merging.filters import Consensus, counts_by_reason, filtered
 from xfelproc.algorithms.merging.group_sums import group_sums
-from xfelproc.algorithms.merging.influence import Cut
+from xfelproc.algorithms.merging.influence import Cut, merged_by_variances
 from xfelproc.algorithms.merging.lattice_block import UniqueReflections
 from xfelproc.algorithms.merging.lattice_rows import described
 from xfelproc.algorithms.merging.output import end_of_block
@@ -26,6 +26,7 @@ from xfelproc.algorithms.merging.sample import Sample, begin
 from xfelproc.algorithms.merging.unique import Locator
 from xfelproc.io.columns import write_columns
 from xfelproc.io.nodes import Partial
+from xfelproc.kernels.influence import Merged
 from xfelproc.stages.merge_parts import MergeJob
 
 BOUNDS = "bounds"
@@ -147,9 +148,10 @@ class Output:
         """Return the sums over consecutive leaves; rows are published by leaf."""
         arrays = self.job.read(self.state, self.job.hash("state", self.passes))
         state = CycleState.from_arrays(arrays, self.job.settings)
+        merged = merged_by_variances(state)
         total: Sums | None = None
         for first in blocks:
-            one = self._leaf(first, state)
+            one = self._leaf(first, state, merged)
             total = one if total is None else add_sums(total, one)
         if total is None:
             raise ValueError("a pass over no leaves")
@@ -159,11 +161,11 @@ class Output:
         """Return the sums over both."""
         return add_sums(first, second)
 
-    def _leaf(self, first: int, state: CycleState) -> Sums:
+    def _leaf(self, first: int, state: CycleState, merged: Merged) -> Sums:
         job, block = self.job, self.job.read_block(first, whole=True)
         models = job.read_models(self.passes - 1, first)
         end = end_of_block(block, models, state, self.lattices[first])
-        lattices, sums = described(end.lattices, block, models, state, self.consensus), end.sums
+        lattices, sums = described(end.lattices, block, models, state, self.consensus, merged), end.sums
         edges = end.bounds[np.array(self.bounds)].tolist()
         slices = {str(n): end.rows[a:b] for n, (a, b) in enumerate(itertools.pairwise(edges))}
         write_columns(job.rows(first), job.hash("rows", first), slices | {BOUNDS: end.bounds.astype(np.int32)})

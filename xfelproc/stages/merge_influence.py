@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelproc.algorithms.merging.cycle import CycleState
-from xfelproc.algorithms.merging.influence import Stretch, influences
+from xfelproc.algorithms.merging.influence import Stretch, influences, merged_by_variances
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.sample import priorities
@@ -40,9 +40,10 @@ class Influences:
     def accumulate(self, blocks: Iterable[int]) -> Partial:
         """Return the sample of consecutive leaves, each given by the number of its first shard."""
         state, job, samples = _state(self.job, self.state, self.passes), self.job, []
+        merged = merged_by_variances(state)
         for first in blocks:
             block, models = job.read_block(first), job.read_models(self.passes - 1, first)
-            values = influences(block, models, state)
+            values = influences(block, models, state, merged)
             write_columns(job.influences(first), job.hash("influences", self.passes, first), {"values": values})
             known = np.isfinite(values)
             samples.append(

@@ -48,10 +48,11 @@ def merged_by_variances(state: CycleState) -> Merged:
     )
 
 
-def influences(block: LatticeBlock, models: LatticeModels, state: CycleState) -> Floats:
+def influences(block: LatticeBlock, models: LatticeModels, state: CycleState, merged: Merged | None = None) -> Floats:
     """Return CC1/2 less that without it of each lattice, (m,): below 0 where the merged data would be better without.
 
-    ``models`` are those with which the block went into the state's reference. NaN for lattices that are not merged, and where the
+    ``models`` are those with which the block went into the state's reference; ``merged`` is that of `merged_by_variances`, where it
+    is known already. NaN for lattices that are not merged, and where the
     reference is a given one.
     """
     if state.given:
@@ -62,7 +63,7 @@ def influences(block: LatticeBlock, models: LatticeModels, state: CycleState) ->
         observed_of(block, models, state),
         full,
         partiality,
-        merged_by_variances(state),
+        merged or merged_by_variances(state),
         models.used,
         models.quality,
         state.last_errors.terms,

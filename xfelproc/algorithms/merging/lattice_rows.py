@@ -9,16 +9,22 @@ from xfelproc.algorithms.merging.filters import Consensus, cell_deviations
 from xfelproc.algorithms.merging.influence import influences
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
+from xfelproc.kernels.influence import Merged
 from xfelproc.models.conventions import HC
 from xfelproc.models.tables import ScaledLatticeTable
 
 
 def described(
-    table: ScaledLatticeTable, block: LatticeBlock, models: LatticeModels, state: CycleState, consensus: Consensus
+    table: ScaledLatticeTable,
+    block: LatticeBlock,
+    models: LatticeModels,
+    state: CycleState,
+    consensus: Consensus,
+    merged: Merged | None = None,
 ) -> ScaledLatticeTable:
-    """Return the rows of `output.output_block` with the columns that say why lattices are left out."""
+    """Return the rows of `output.output_block` with the columns that say why lattices are left out; see `influences`."""
     if state.settings.delta_cc_half:
-        models = models.with_influences(influences(block, models, state))
+        models = models.with_influences(influences(block, models, state, merged))
     finest = np.full(block.n_lattices, np.nan)
     some = np.diff(block.starts) > 0
     if some.any():
