@@ -110,6 +110,15 @@ def test_a_panel_without_spots_stays_in_its_sensor() -> None:
     assert np.abs(error[5] / (end.sigma_ray[5] / PIXEL)).max() < 3.0
 
 
+@pytest.mark.filterwarnings("error")
+def test_without_a_prior_a_panel_that_one_half_does_not_tell_follows(scene: tuple[Detector, list[CrystalSpots]]) -> None:
+    kept = [c if c.key & 1 else without_panel(c, 5) for c in scene[1][:60]]
+    state = Metrology(prediction="turn", restraint="none").refine(RECORDED, BEAM, kept)
+    assert state.converged, state.why
+    assert any("q0a5" in note for note in state.notes)
+    assert state.outcomes[-1].tied.nonzero()[0].tolist() == [5]
+
+
 def test_levels_are_checked() -> None:
     with pytest.raises(ConfigError, match="levels 0 to 3"):
         Metrology(levels=(0, 4)).begin(RECORDED, BEAM)
