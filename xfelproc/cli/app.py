@@ -192,11 +192,12 @@ def export(
     setting: Annotated[
         str, typer.Option("--setting", help="stream, dials: lattices as merging resolved an ambiguity (resolved), or as indexed")
     ] = "resolved",
+    group: Annotated[str | None, typer.Option("--group", help="merged data of this group alone, see [merge.groups]")] = None,
 ) -> None:
     """Write results in another program's format."""
     from xfelproc.run.exporting import export as export_run
 
-    for path in export_run(folder, to, output, setting):
+    for path in export_run(folder, to, output, setting, group):
         typer.echo(f"wrote {path}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from xfelproc.cli.progress import ConsoleReporter, make_console, rates
 from xfelproc.errors import ConfigError
 from xfelproc.io.atomic import write_atomic
-from xfelproc.report.words import indexing, left_out, r_split
+from xfelproc.report.words import indexing, left_out, number, r_split
 from xfelproc.report.words import resolution as resolution_words
 from xfelproc.run.config import JobConfig, load_config, template
 from xfelproc.run.directory import open_run
@@ -124,9 +124,29 @@ def summary_lines(outcome: Outcome, output: Path) -> list[str]:
             lines.append(resolution_words(resolution))
         if (settings := merged.get("settings")) and settings["ambiguous"]:
             lines.append(indexing(settings))
+        lines += group_lines(merged)
     lines += [f"warning: {text}" for text in distance_warnings(directory)]
     lines += [f"{path}" for path in (directory.merged / "merged.mtz", directory.report) if path.is_file()]
     return lines + list(outcome.messages)
+
+
+def group_lines(merged: Mapping[str, Any]) -> list[str]:
+    """Return a line a group that was merged apart, and one a difference."""
+    lines = []
+    for group in merged.get("groups", ()):
+        if overall := group.get("overall"):
+            lines.append(
+                f"group {group['name']}: {group['n_lattices_used']} lattices, {overall['n_unique']} reflections, "
+                f"CC1/2 {overall['cc_half']:.3f}, R_split {r_split(overall['r_split'], 1, ' %')}"
+            )
+    for one in merged.get("differences", ()):
+        overall = one["overall"]
+        r_iso, chi2 = number(100 * overall["r_iso"], 1, " %"), number(overall["chi2"], 2)
+        lines.append(
+            f"{one['group']} less {one['reference']}: {overall['n_pairs']} reflections, R_iso {r_iso}, (ΔI/σ)² {chi2}, "
+            f"CC1/2 of ΔI {number(overall['cc_half'], 3)}"
+        )
+    return lines
 
 
 def write_report(folder: Path) -> None:

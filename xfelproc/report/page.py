@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
 from xfelproc.report import figures, images, metrology, words
+from xfelproc.report.groups import groups_section
 from xfelproc.report.intensities import intensities_section
 from xfelproc.report.left_out import left_out_section
 from xfelproc.report.merged import merged_section
@@ -71,6 +72,9 @@ class ReportData:
     table_one: Sequence[Mapping[str, str]] = ()
     lattices: Mapping[str, Any] = field(default_factory=dict)
     """What merging says of lattices that it left out: ``lattices`` of ``merge.json``."""
+    groups: Sequence[Mapping[str, Any]] = ()
+    differences: Sequence[Mapping[str, Any]] = ()
+    """Groups of lattices that were merged apart, and the differences between them: as ``merge.json`` has them."""
     warnings: Sequence[str] = ()
     frames: Sequence[FrameView] = ()
     maximum: NDArray[np.float64] | None = None
@@ -91,6 +95,7 @@ def build_report(data: ReportData) -> str:
     parts += [_metrology(data), _frames(data)]
     parts += [merged_section(data.shells, data.overall, data.quality, _plot), _indexing(data)]
     parts.append(left_out_section(data.quality.get("left_out", {}), data.lattices, _plot))
+    parts += [groups_section(data.groups, data.differences, _plot)]
     parts += [intensities_section(data.intensities, data.table_one, _plot), _times(data)]
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(data.title)}</title>"

@@ -176,7 +176,7 @@ def _event(source: FrameSource, index: int) -> str:
 EXPORTERS = {"geom": export_geom, "dials": export_dials, "stream": export_stream}
 
 
-def export(folder: Path, to: str, output: Path, setting: str = "resolved") -> list[Path]:
+def export(folder: Path, to: str, output: Path, setting: str = "resolved", group: str | None = None) -> list[Path]:
     """Write results of a run, or merged data of a run or a campaign's group; return the files written.
 
     ``setting`` is that of the lattices (`FinishedRun.setting`); merged data have only the one they were merged in.
@@ -187,7 +187,9 @@ def export(folder: Path, to: str, output: Path, setting: str = "resolved") -> li
         If the format is not known, or the run has nothing of the kind.
     """
     if to in MERGED_EXPORTERS:
-        return export_merged(folder, to, output)
+        return export_merged(folder, to, output, group)
+    if group is not None:
+        raise ConfigError(f"--to {to}: --group is for merged data ({', '.join(MERGED_EXPORTERS)})")
     if to not in EXPORTERS:
         raise ConfigError(f"--to {to}: not known (known: {', '.join([*MERGED_EXPORTERS, *EXPORTERS])})")
     if to == "dials" and output.suffix == ".refl":

@@ -20,6 +20,8 @@ from xfelproc.io.exchange.mmcif_write import ENTRY, Deposition, mmcif_pieces
 from xfelproc.io.exchange.mtz import MtzHeader, half_mtz
 from xfelproc.run.directory import RunDirectory
 from xfelproc.run.downstream import MERGED_FILE, table_of
+from xfelproc.run.group_frames import file_name
+from xfelproc.run.grouped import FOLDER
 from xfelproc.run.lineage import versions
 
 RECORDS = ("merge.json", "group.json")
@@ -32,15 +34,17 @@ class MergedRun:
     folder: Path
     data: MergedData
     record: dict[str, Any]
+    group: str | None = None
+    """A group of lattices that was merged apart; None: all lattices."""
 
     @classmethod
-    def open(cls, folder: Path) -> MergedRun:
-        """Open the folder of a run or of a group.
+    def open(cls, folder: Path, group: str | None = None) -> MergedRun:
+        """Open the folder of a run or of a campaign's group: the merged data of all lattices, or of a group of them.
 
         Raises
         ------
         ConfigError
-            If nothing is merged there.
+            If nothing is merged there, or there is no such group.
         """
         directory = RunDirectory(folder)
         path = directory.merged / MERGED_FILE
@@ -48,7 +52,16 @@ class MergedRun:
         record = found[0].get("found", found[0]) if found else None
         if record is None or record.get("empty") or not path.is_file():
             raise ConfigError(f"{folder}: nothing is merged yet: run its job first")
-        return cls(folder, read_merged(path), record)
+        return cls(folder, read_merged(path), record) if group is None else cls._of_group(folder, record, group)
+
+    @classmethod
+    def _of_group(cls, folder: Path, record: dict[str, Any], group: str) -> MergedRun:
+        known = {one["name"]: one for one in record.get("groups", ()) if one["files"]}
+        if group not in known:
+            names = ", ".join(known) or "none: see section [merge.groups]"
+            raise ConfigError(f"--group {group}: {folder} has no merged data of such a group (it has {names})")
+        own = {**record, "title": f"{record['title']}: {group}", "settings": record.get("settings", {}), **known[group]}
+        return cls(folder, read_merged(group_path(folder, group, ".h5")), own, group)
 
     def header(self) -> MtzHeader:
         """Return what an MTZ says of the data."""
@@ -56,8 +69,14 @@ class MergedRun:
         return MtzHeader(data.cell, data.space_group, data.wavelength, str(self.record["title"]), data.notes)
 
 
+def group_path(folder: Path, group: str, suffix: str) -> Path:
+    """Return where the merged data of a group of lattices are."""
+    return RunDirectory(folder).merged / FOLDER / f"merged_{file_name(group)}{suffix}"
+
+
 def _mtz(run: MergedRun, output: Path) -> list[Path]:
-    write_atomic(output, (RunDirectory(run.folder).merged / "merged.mtz").read_bytes())
+    whole = RunDirectory(run.folder).merged / "merged.mtz"
+    write_atomic(output, (whole if run.group is None else group_path(run.folder, run.group, ".mtz")).read_bytes())
     return [output]
 
 
@@ -75,6 +94,8 @@ def _mmcif(run: MergedRun, output: Path) -> list[Path]:
 
 
 def _mmcif_unmerged(run: MergedRun, output: Path) -> list[Path]:
+    if run.group is not None:
+        raise ConfigError("--to mmcif-unmerged: observations are written of all groups together: leave --group out")
     unmerged = RunDirectory(run.folder).merged / "unmerged.mtz"
     write_pieces(output, _encoded(chain(_deposition(run), unmerged_block(unmerged, ENTRY))))
     return [output]
@@ -159,12 +180,12 @@ MERGED_EXPORTERS = {
 }
 
 
-def export_merged(folder: Path, to: str, output: Path) -> list[Path]:
-    """Write merged data; return the files written.
+def export_merged(folder: Path, to: str, output: Path, group: str | None = None) -> list[Path]:
+    """Write merged data, of all lattices or of a group of them; return the files written.
 
     Raises
     ------
     ConfigError
-        If nothing is merged.
+        If nothing is merged, or there is no such group.
     """
-    return MERGED_EXPORTERS[to](MergedRun.open(folder), output)
+    return MERGED_EXPORTERS[to](MergedRun.open(folder, group), output)

@@ -74,6 +74,8 @@ def _data(session: Session, summary: RunSummary, images: UnitImages | None) -> R
         intensities=merged.get("downstream", {}),
         table_one=merged.get("table_one", ()),
         lattices=merged.get("lattices", {}),
+        groups=merged.get("groups", ()),
+        differences=merged.get("differences", ()),
         warnings=tuple(dict.fromkeys([*session.warnings, *_known_warnings(session), *merged.get("warnings", [])])),
         frames=_views(session, summary),
         maximum=None if images is None else images.maximum.astype(np.float64),

@@ -90,6 +90,8 @@ def _data(group: GroupOfRuns, summary: RunSummary, images: Any) -> ReportData:
         intensities=merged.get("downstream", {}),
         table_one=merged.get("table_one", ()),
         lattices=merged.get("lattices", {}),
+        groups=merged.get("groups", ()),
+        differences=merged.get("differences", ()),
         warnings=merged["warnings"],
         maximum=None if images is None else images.maximum.astype(np.float64),
         mean=None if images is None else images.total.astype(np.float64) / max(1, images.n_frames),
