@@ -14,6 +14,9 @@ import pytest
 
 from tests.run.synthetic_shards import gathering, unit_of_shards, write_units
 from xfelproc.algorithms.merging import Merge
+from xfelproc.errors import ConfigError
+from xfelproc.run.directory import RunDirectory
+from xfelproc.run.exporting import export
 from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs
 from xfelproc.run.target import MergingGroup
 from xfelproc.simulation.observations import ObservationSimulator
@@ -114,6 +117,22 @@ def test_each_group_has_files_and_statistics(apart: tuple[dict[str, Any], Path],
         total += group["overall"]["n_observations"]
     assert total == record["overall"]["n_observations"]
     assert not record["warnings"]
+
+
+def test_groups_are_exported(apart: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    record, folder = apart
+    RunDirectory(folder.parent).write_json("merge.json", {"lineage": "", "empty": False, **record})
+    (written,) = export(folder.parent, "mmcif", tmp_path / "light.cif", "light")
+    (block,) = gemmi.as_refln_blocks(gemmi.cif.read(str(written)))
+    assert len(block.make_miller_array()) == record["groups"][1]["overall"]["n_unique"]
+    (copied,) = export(folder.parent, "mtz", tmp_path / "dark.mtz", "dark")
+    assert copied.read_bytes() == (folder / "groups" / "merged_dark.mtz").read_bytes()
+    (table,) = export(folder.parent, "table1", tmp_path / "dark.txt", "dark")
+    assert table.read_text() == (folder / "groups" / "table1_dark.txt").read_text()
+    with pytest.raises(ConfigError, match=r"--group dim: .* \(it has dark, light\)"):
+        export(folder.parent, "mtz", tmp_path / "dim.mtz", "dim")
+    with pytest.raises(ConfigError, match="leave --group out"):
+        export(folder.parent, "mmcif-unmerged", tmp_path / "all.cif", "dark")
 
 
 def test_groups_do_not_change_the_whole(run: MergeInput, apart: tuple[dict[str, Any], Path], tmp_path: Path) -> None:

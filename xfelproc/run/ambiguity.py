@@ -18,7 +18,6 @@ from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import write_atomic
 from xfelproc.io.nodes import Partial, read_node, write_node
-from xfelproc.io.shards import read_lattices
 from xfelproc.io.store import opened, to_bytes
 from xfelproc.models.tables import SettingTable
 from xfelproc.run.folding import Gathering
@@ -92,7 +91,7 @@ def resolved_indexing(
         return Indexing(shards)
     among = find_settings(cell, space_group, settings.ambiguity.max_obliquity)
     if len(among) == 1:
-        return Indexing(shards, record={"ambiguous": False})
+        return Indexing(shards, record={"ambiguous": False}, warnings=_needless(settings))
     if settings.ambiguity.resolve == "off":
         return Indexing(shards, among.names[1:], {"ambiguous": True, "resolved": False, "operators": _operators(among, cell)})
     asked = settings.ambiguity.reference
@@ -100,6 +99,14 @@ def resolved_indexing(
     content |= {"reference": None if asked is None else file_identity(asked), "versions": versions()}
     job = AmbiguityJob(settings, space_group, digest(content))
     return _resolved(gathering, job, shards, frames, among, cell, output, lineage)
+
+
+def _needless(settings: Merge) -> tuple[str, ...]:
+    reference = settings.ambiguity.reference
+    if reference is None:
+        return ()
+    name = Path(reference).name
+    return (f"merge.ambiguity.reference {name} is not used: the lattice has no rotations but those of the space group",)
 
 
 def _resolved(
@@ -129,7 +136,7 @@ def _resolved(
     matrices = tuple(tuple(tuple(row) for row in matrix) for matrix in found.settings.matrices.tolist())
     exclude = knobs.undecided == "exclude"
     folder = gathering.directory.gather.absolute() / STAGE / "place" / "0"
-    blocks = ReindexedShards(shards.stage, shards.runs, folder, leaves, place.lineage, matrices, exclude)
+    blocks = ReindexedShards(shards.stage, shards.runs, folder, leaves, place.lineage, matrices, exclude, damaged=shards.damaged)
     return Indexing(blocks, found.same, record, tuple(_left_out(record, exclude)))
 
 
@@ -147,7 +154,7 @@ def typical_cell(shards: Shards) -> tuple[float, ...] | None:
     for block in order:
         if found >= CELLS:
             break
-        cells.append(read_lattices(shards.path(block)[3])["cell"])
+        cells.append(shards.open(block).lattices()["cell"])
         found += len(cells[-1])
     return tuple(float(v) for v in np.median(np.concatenate(cells), axis=0)) if found else None
 

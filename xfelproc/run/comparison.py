@@ -11,6 +11,7 @@ import numpy as np
 from xfelproc.algorithms.merging.comparison import intensities_of, scaled_reference, with_comparison
 from xfelproc.algorithms.merging.merge import MergeResult
 from xfelproc.algorithms.merging.settings import Merge
+from xfelproc.errors import DataError
 from xfelproc.geometry.lattice_symmetry import cell_deviation
 from xfelproc.io.exchange.reference import ReferenceData, read_reference
 
@@ -21,17 +22,16 @@ SAME_CELL = 0.03
 def compared(result: MergeResult, settings: Merge, group: gemmi.SpaceGroup) -> MergeResult:
     """Return a result with the agreement to the intensities of ``settings.compare_to`` in its statistics, and warnings.
 
-    Intensities of another crystal form are not compared, with a word: the merged data are none the worse.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, or has no intensities.
+    A file that cannot be read, and intensities of another crystal form, are not compared, with a word: the merged data are none the
+    worse.
     """
     if settings.compare_to is None:
         return result
     path = Path(settings.compare_to)
-    data = read_reference(path)
+    try:
+        data = read_reference(path)
+    except DataError as error:
+        return replace(result, warnings=(*result.warnings, f"merge.compare_to: {error}: not compared"))
     if problem := _problem(data, result, group):
         return replace(result, warnings=(*result.warnings, f"merge.compare_to {path.name}: {problem}: not compared"))
     found = intensities_of(result.merged, data.hkl, data.intensity, group)

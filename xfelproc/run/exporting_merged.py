@@ -108,7 +108,7 @@ def _deposition(run: MergedRun) -> Iterator[str]:
         "frame_hits": counts.get("hits"),
         "crystal_hits": counts.get("hits"),
         "frames_indexed": counts.get("indexed"),
-        "frames_failed_index": counts["hits"] - counts["indexed"] if counts else None,
+        "frames_failed_index": counts["hits"] - counts["indexed"] if "hits" in counts else None,
         "lattices_indexed": counts.get("lattices"),
         "lattices_merged": record["n_lattices_used"],
     }

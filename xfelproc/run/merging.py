@@ -16,7 +16,7 @@ from xfelproc.algorithms.merging.observed import ObservedStatistics, edges_of
 from xfelproc.algorithms.merging.off_lattice import OffLattice, off_lattice_warnings
 from xfelproc.algorithms.merging.panels import PanelLimits
 from xfelproc.algorithms.merging.settings import Merge
-from xfelproc.errors import ConfigError, DamagedPartError, NothingLeftError
+from xfelproc.errors import ConfigError, DamagedPartError, DataError, NothingLeftError
 from xfelproc.geometry.miller import find_space_group
 from xfelproc.io.atomic import write_pieces
 from xfelproc.io.exchange.mtz import MtzHeader
@@ -64,8 +64,8 @@ class FoundShards:
     frames: tuple[int, ...]
     lattices: tuple[int, ...]
     reflections: tuple[int, ...]
-    reading: Shards | None = None
-    """How the shards are to be read, if not as they are."""
+    damaged: frozenset[int] = frozenset()
+    """Shards that cannot be read: numbers over all runs."""
 
     @classmethod
     def of(cls, inputs: Sequence[MergeInput]) -> FoundShards:
@@ -91,11 +91,22 @@ class FoundShards:
     @property
     def blocks(self) -> Shards:
         """The shards as blocks of a fold."""
-        if self.reading is not None:
-            return self.reading
         stages = {given.stage for given in self.inputs}
         stage = stages.pop() if len(stages) == 1 else tuple(given.stage for given in self.inputs)
-        return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs))
+        return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs), damaged=self.damaged)
+
+    def without(self, block: int) -> FoundShards:
+        """Return the shards of which one more is not read."""
+        return replace(self, damaged=self.damaged | {block}, lineage=digest([self.lineage, "without", block]))
+
+    @property
+    def said_of_damaged(self) -> list[str]:
+        """A word on each shard that is not read."""
+        return [
+            f"shard {self.blocks.path(block)[3]} is damaged: its {self.lattices[block]} lattices are not merged; remove it and run "
+            "the same command again"
+            for block in sorted(self.damaged)
+        ]
 
     @property
     def offered(self) -> Offered:
@@ -166,16 +177,44 @@ def merge_inputs(
     Raises
     ------
     DataError
-        If a shard is damaged; a part of the merging that is damaged is made again, with all
-        others, once.
+        If a part of the merging is damaged again: it is made again, with all others, once. A shard that is damaged is left out,
+        and told of in the warnings; see `recorded_lineage`.
     NothingLeftError
         If the settings leave out all lattices or observations.
     OutputError
         If something cannot be written; what is done is kept for the next attempt.
     """
-    lineage = digest([merge_lineage(gathering, shards, settings, group), bandwidth])
     panels = PanelLimits.of(settings, detector)
+    while True:
+        try:
+            return _merge_readable(gathering, shards, settings, group, output, bandwidth, notes, panels)
+        except DataError as error:
+            block = shards.blocks.find(error.path)
+            if block is None or block in shards.damaged:
+                raise
+            gathering.on_event("damaged_shard", {"shard": error.path, "why": error.message})
+            shards = shards.without(block)
+
+
+def recorded_lineage(lineage: str, record: Mapping[str, Any]) -> str:
+    """Return what is recorded as the lineage of merged data: if shards could not be read, one that no other merging has."""
+    return digest([lineage, record["damaged"]]) if record.get("damaged") else lineage
+
+
+def _merge_readable(
+    gathering: Gathering,
+    shards: FoundShards,
+    settings: Merge,
+    group: MergingGroup,
+    output: Path,
+    bandwidth: float,
+    notes: Sequence[str],
+    panels: PanelLimits,
+) -> dict[str, Any] | None:
+    """Merge what is not known to be damaged; see `merge_inputs`."""
+    lineage = digest([merge_lineage(gathering, shards, settings, group), bandwidth])
     plain = MergeJob(settings, group.space_group, lineage, gathering.directory.gather.absolute() / STAGE, panels, 0, bandwidth)
+    notes = [*notes, *shards.said_of_damaged]
 
     def attempt() -> dict[str, Any] | None:
         frames = _grouped(gathering, plain, shards)
@@ -190,7 +229,10 @@ def merge_inputs(
 
     record = _made_again_if_damaged(gathering, plain, attempt)
     if record is not None:
+        record |= {"damaged": sorted(shards.damaged), "warnings": [*shards.said_of_damaged, *record["warnings"]]}
         write_table_one(record, [(given.run, given.stage, given.n_units) for given in shards.inputs], output)
+    elif shards.damaged:
+        raise NothingLeftError(f"nothing to merge: {'; '.join(shards.said_of_damaged)}; the others have no lattice")
     return record
 
 
@@ -247,6 +289,11 @@ def _write(
 ) -> dict[str, Any]:
     symmetry = Symmetry.chosen(group.space_group, settings, group.proposal, indexing.unresolved)
     result = compared(result_of(finished.final, finished.cell, symmetry, settings), settings, symmetry.group)
+    if not len(result.merged):
+        raise NothingLeftError(
+            f"nothing to merge: of {result.n_used} lattices no reflection has {settings.min_multiplicity} observations "
+            "(merge.min_multiplicity): lower it, and run the same command again"
+        )
     said = (*notes, *indexing.warnings, *result.warnings)
     header = MtzHeader(result.cell, result.space_group, finished.wavelength, result.title, said)
     told = finish(result.merged, header, settings, output)

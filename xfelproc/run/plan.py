@@ -13,6 +13,7 @@ from xfelproc.algorithms.downstream.free import check_crystal, normalised_flags
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.geometry.miller import find_space_group
 from xfelproc.io.exchange.free_flags import read_free_flags
+from xfelproc.io.exchange.reference import read_reference
 from xfelproc.io.group_table import read_group_table
 from xfelproc.io.manifest import UNSEEN, Manifest, Sources, SourceTable, cut_units, default_unit_size, file_state
 from xfelproc.io.names import FileNames
@@ -71,6 +72,12 @@ def _check_free_flags(config: JobConfig) -> None:
 def _check_reference(config: JobConfig) -> None:
     """Raise ConfigError now if reference intensities are missing, or are of another crystal."""
     merge, target = config.section("merge"), config.section("index").target()
+    compare_to = getattr(merge, "compare_to", None)
+    if compare_to is not None:
+        try:
+            read_reference(Path(compare_to))
+        except DataError as error:
+            raise ConfigError(f"merge.compare_to: {error}") from error
     ambiguity = getattr(merge, "ambiguity", None)  # another merger may know no reference
     if ambiguity is None or ambiguity.reference is None:
         return

@@ -288,5 +288,8 @@ def _run_stages(session: Session, stages: tuple[RecipeStage, ...]) -> Outcome:
     if record is not None and record["empty"] and any(stage.name == "merge" for stage in stages):
         code = 1
         messages += record["warnings"]
+    if record is not None and record.get("damaged"):
+        code = 1
+        messages.append(f"{len(record['damaged'])} shards are damaged: see the warnings; the results of all others are kept")
     session.journal.write("end", counts=dict(counts), exit_code=code)
     return Outcome(counts, code, (*messages,))

@@ -213,7 +213,9 @@ class Session:
 
     def _leaves(self, blocks: Blocks | None, offsets: tuple[int, ...] | None) -> tuple[Blocks, tuple[int, ...]]:
         if blocks is None:
-            shards = Shards(self.result_stage, ((self.directory.path.absolute(), self.manifest.n_units),))
+            damaged = frozenset((self.directory.read_json("merge.json") or {}).get("damaged", ()))
+            runs = ((self.directory.path.absolute(), self.manifest.n_units),)
+            shards = Shards(self.result_stage, runs, damaged=damaged)
             return shards, offsets or cut_leaves(np.diff(self.manifest.offsets), self.config.execution.fold_size)
         if offsets is None:
             raise ValueError("a fold over blocks that are not the run's shards needs its leaves: give offsets")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from xfelproc.algorithms.merging import Merge
 from xfelproc.errors import NothingLeftError
 from xfelproc.run.distance import distance_warnings
-from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage
+from xfelproc.run.grouped import FOLDER
+from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage, recorded_lineage
 from xfelproc.run.session import Session
 from xfelproc.run.target import merging_group
 
@@ -38,7 +40,7 @@ def run_stage(session: Session) -> None:
     if found is None:
         _nothing(session, lineage, files, NO_LATTICE)
         return
-    session.directory.write_json(RECORD, {"lineage": lineage, "empty": False, **found})
+    session.directory.write_json(RECORD, {"lineage": recorded_lineage(lineage, found), "empty": False, **found})
     for text in found["warnings"]:
         session.warn(text)
 
@@ -46,5 +48,6 @@ def run_stage(session: Session) -> None:
 def _nothing(session: Session, lineage: str, files: Sequence[Path], text: str) -> None:
     for file in files:
         file.unlink(missing_ok=True)
+    shutil.rmtree(session.directory.merged / FOLDER, ignore_errors=True)
     session.warn(text)
     session.directory.write_json(RECORD, {"lineage": lineage, "empty": True, "warnings": [text], "shells": [], "overall": {}})

@@ -229,7 +229,7 @@ class ReindexedShards(Shards):
         operators = np.array(self.matrices, dtype=np.int64)[known["setting"][rows]]
         left_out = (known["doubt"][rows] != Doubt.NONE) & self.exclude
         run, unit, _, path = self.path(block)
-        return ReindexedReader(run, unit, path, block, operators, left_out)
+        return ReindexedReader(run, unit, path, block, operators, left_out, damaged=block in self.damaged)
 
 
 def in_settings(result: UnitResult, operators: NDArray[np.int64], left_out: NDArray[np.bool_]) -> UnitResult:

@@ -25,8 +25,9 @@ from xfelproc.errors import ConfigError
 from xfelproc.io.inflight import record_of
 from xfelproc.io.nodes import Partial, find_node, node_path, read_node, write_node
 from xfelproc.io.shards import UnitImages, read_frames, read_header, read_images, read_lattices, read_shard, shard_path
+from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.frames import UnitResult
-from xfelproc.models.tables import FrameTable, LatticeTable
+from xfelproc.models.tables import FrameTable, IndexedTable, LatticeTable, ReflectionTable, SpotTable
 
 FRAMES_A_LEAF = 1000
 MOST_LEAVES = 256
@@ -64,39 +65,50 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class UnitReader:
-    """A unit's shard, read as far as it is asked for. ``block`` is its number in the fold: the unit's, where there is one run."""
+    """A unit's shard, read as far as it is asked for. ``block`` is its number in the fold: the unit's, where there is one run.
+
+    One that is ``damaged`` is not read: its frames are blank, and nothing else is in it.
+    """
 
     run: Path
     unit: int
     path: Path
     block: int
+    damaged: bool = field(default=False, kw_only=True)
 
     def result(self) -> UnitResult:
         """Return all tables."""
+        if self.damaged:
+            return UnitResult(self.frames(), SpotTable(0), LatticeTable(0), IndexedTable(0), ReflectionTable(0))
         return read_shard(self.path)
 
     def frames(self) -> FrameTable:
         """Return the table of frames."""
+        if self.damaged:
+            header = read_header(self.path)
+            n = 0 if header is None else sum(header.counts[status.name] for status in FrameStatus)
+            return FrameTable(n, status=np.full(n, FrameStatus.FAILED), reason=["its shard is damaged"] * n)
         return read_frames(self.path)
 
     def lattices(self) -> LatticeTable:
         """Return the table of lattices."""
-        return read_lattices(self.path)
+        return LatticeTable(0) if self.damaged else read_lattices(self.path)
 
     def images(self) -> UnitImages | None:
         """Return the added-up pixels, if the unit has some."""
-        return read_images(self.path)
+        return None if self.damaged else read_images(self.path)
 
 
 @dataclass(frozen=True)
 class Shards:
     """Units 0 ... n - 1 of a stage as blocks, of one run or of several in the order given: ``runs`` are folders and their n.
 
-    ``stage`` is that of all runs, or one for each.
+    ``stage`` is that of all runs, or one for each. Blocks in ``damaged`` are there, and nothing is read of them.
     """
 
     stage: str | tuple[str, ...]
     runs: tuple[tuple[Path, int], ...]
+    damaged: frozenset[int] = field(default=frozenset(), kw_only=True)
 
     def __len__(self) -> int:
         return sum(n for _, n in self.runs)
@@ -133,12 +145,16 @@ class Shards:
         header = read_header(path)
         if header is None:
             raise ConfigError(f"{run}: unit {unit} of stage {stage} is not processed yet: run the same job without --only")
-        return header.lineage
+        return hashlib.sha256(f"{header.lineage} damaged".encode()).hexdigest() if block in self.damaged else header.lineage
 
     def open(self, block: int) -> UnitReader:
         """Return the shard's reader."""
         run, unit, _, path = self.path(block)
-        return UnitReader(run, unit, path, block)
+        return UnitReader(run, unit, path, block, damaged=block in self.damaged)
+
+    def find(self, path: str | None) -> int | None:
+        """Return the block whose shard is at a path; None: there is none."""
+        return next((block for block in range(len(self)) if str(self.path(block)[3]) == path), None)
 
 
 @dataclass(frozen=True)

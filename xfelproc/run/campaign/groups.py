@@ -23,7 +23,7 @@ from xfelproc.run.folding import Gathering
 from xfelproc.run.geometry import result_stage
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
-from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage
+from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage, recorded_lineage
 from xfelproc.run.recipes import default_opener, make_driver
 from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup, recorded_target
@@ -128,7 +128,7 @@ def _merged(
             directory.report.unlink(missing_ok=True)
             detector = _detector(folder, members[0]) if settings.exclude_panels or settings.panel_edge else None
             found = merge_inputs(gathering, shards, settings, group, directory.merged, detector=detector)
-            record = {"lineage": lineage, "found": found}
+            record = {"lineage": recorded_lineage(lineage, found or {}), "found": found}
             directory.write_json(RECORD, record)
         _report(gathering, name, folder, members, shards, record["found"], say)
     return _figures(record["found"])
