@@ -122,17 +122,18 @@ def test_each_group_has_files_and_statistics(apart: tuple[dict[str, Any], Path],
 def test_groups_are_exported(apart: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     record, folder = apart
     RunDirectory(folder.parent).write_json("merge.json", {"lineage": "", "empty": False, **record})
-    (written,) = export(folder.parent, "mmcif", tmp_path / "light.cif", "light")
+    (written,) = export(folder.parent, "mmcif", tmp_path / "light.cif", group="light")
     (block,) = gemmi.as_refln_blocks(gemmi.cif.read(str(written)))
-    assert len(block.make_miller_array()) == record["groups"][1]["overall"]["n_unique"]
-    (copied,) = export(folder.parent, "mtz", tmp_path / "dark.mtz", "dark")
+    measured = np.isfinite(block.make_float_array("intensity_meas"))
+    assert np.count_nonzero(measured) == record["groups"][1]["overall"]["n_unique"]
+    (copied,) = export(folder.parent, "mtz", tmp_path / "dark.mtz", group="dark")
     assert copied.read_bytes() == (folder / "groups" / "merged_dark.mtz").read_bytes()
-    (table,) = export(folder.parent, "table1", tmp_path / "dark.txt", "dark")
+    (table,) = export(folder.parent, "table1", tmp_path / "dark.txt", group="dark")
     assert table.read_text() == (folder / "groups" / "table1_dark.txt").read_text()
     with pytest.raises(ConfigError, match=r"--group dim: .* \(it has dark, light\)"):
-        export(folder.parent, "mtz", tmp_path / "dim.mtz", "dim")
+        export(folder.parent, "mtz", tmp_path / "dim.mtz", group="dim")
     with pytest.raises(ConfigError, match="leave --group out"):
-        export(folder.parent, "mmcif-unmerged", tmp_path / "all.cif", "dark")
+        export(folder.parent, "mmcif-unmerged", tmp_path / "all.cif", group="dark")
 
 
 def test_groups_do_not_change_the_whole(run: MergeInput, apart: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
