@@ -64,8 +64,8 @@ class FoundShards:
     frames: tuple[int, ...]
     lattices: tuple[int, ...]
     reflections: tuple[int, ...]
-    damaged: frozenset[int] = frozenset()
-    """Shards that cannot be read: numbers over all runs."""
+    damaged: Mapping[int, int] = field(default_factory=dict)
+    """Shards that cannot be read, by their number over all runs: how many lattices were in them."""
 
     @classmethod
     def of(cls, inputs: Sequence[MergeInput]) -> FoundShards:
@@ -93,19 +93,22 @@ class FoundShards:
         """The shards as blocks of a fold."""
         stages = {given.stage for given in self.inputs}
         stage = stages.pop() if len(stages) == 1 else tuple(given.stage for given in self.inputs)
-        return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs), damaged=self.damaged)
+        return Shards(stage, tuple((given.run.absolute(), given.n_units) for given in self.inputs), damaged=frozenset(self.damaged))
 
     def without(self, block: int) -> FoundShards:
         """Return the shards of which one more is not read."""
-        return replace(self, damaged=self.damaged | {block}, lineage=digest([self.lineage, "without", block]))
+        lattices, reflections = list(self.lattices), list(self.reflections)
+        damaged, lattices[block], reflections[block] = {**self.damaged, block: lattices[block]}, 0, 0
+        lineage = digest([self.lineage, "without", block])
+        return replace(self, damaged=damaged, lattices=tuple(lattices), reflections=tuple(reflections), lineage=lineage)
 
     @property
     def said_of_damaged(self) -> list[str]:
         """A word on each shard that is not read."""
         return [
-            f"shard {self.blocks.path(block)[3]} is damaged: its {self.lattices[block]} lattices are not merged; remove it and run "
-            "the same command again"
-            for block in sorted(self.damaged)
+            f"shard {self.blocks.path(block)[3]} is damaged: its {lost} lattices are not merged; remove it and run the same command "
+            "again"
+            for block, lost in sorted(self.damaged.items())
         ]
 
     @property
