@@ -106,8 +106,8 @@ class FoundShards:
     def said_of_damaged(self) -> list[str]:
         """A word on each shard that is not read."""
         return [
-            f"shard {self.blocks.path(block)[3]} is damaged: its {lost} lattices are not merged; remove it and run the same command "
-            "again"
+            f"shard {self.blocks.path(block)[3]} is damaged: its {lost} lattices are not merged; remove it and run the same "
+            "command again"
             for block, lost in sorted(self.damaged.items())
         ]
 
