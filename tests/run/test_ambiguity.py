@@ -63,6 +63,13 @@ def lattices(folder: Path) -> dict[str, np.ndarray]:
         return {name: column[()] for name, column in file["lattices"].items()}
 
 
+def test_one_lattice_is_merged_as_it_is(crystals: ObservationSimulator, tmp_path: Path) -> None:
+    found = merged(tmp_path, make_run(tmp_path / "run", crystals, 1))
+    assert found["n_lattices_used"] == 1
+    assert "there is one lattice alone, merged as it was indexed" in found["warnings"][0]
+    assert np.isnan(found["overall"]["cc_half"])
+
+
 def share_right(crystals: ObservationSimulator, setting: np.ndarray) -> float:
     same = float(np.mean(crystals.simulate(0, len(setting)).crystals.setting == setting))
     return max(same, 1.0 - same)

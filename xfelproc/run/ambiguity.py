@@ -132,7 +132,7 @@ def _resolved(
     record = _record(table, found, cell, knobs.reference)
     write_atomic(output / FILE, _file(table, found, lineage))
     if not found.resolved:
-        return Indexing(shards, among.names[1:], record, (_nothing(found.significance),))
+        return Indexing(shards, among.names[1:], record, (_nothing(found.significance, record["n_lattices"]),))
     matrices = tuple(tuple(tuple(row) for row in matrix) for matrix in found.settings.matrices.tolist())
     exclude = knobs.undecided == "exclude"
     folder = gathering.directory.gather.absolute() / STAGE / "place" / "0"
@@ -249,7 +249,9 @@ def _record(table: Partial, found: Resolution, cell: Sequence[float], reference:
     }
 
 
-def _nothing(significance: float) -> str:
+def _nothing(significance: float, n_lattices: int) -> str:
+    if n_lattices == 1:
+        return "the indexing ambiguity could not be resolved: there is one lattice alone, merged as it was indexed"
     return (
         "the indexing ambiguity could not be resolved: lattices agree with each other in no choice of settings better than by "
         f"chance ({max(significance, 0.0):.1f} σ, 5 are needed): there are too few observations, or the crystals are twinned, "
