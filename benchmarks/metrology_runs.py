@@ -1,6 +1,6 @@
 """Whole runs from geometries that are wrong: what the gather stage makes of them, by the real command line.
 
-    python benchmarks/metrology_runs.py [--work FOLDER] [--data FOLDER] [--frames N] [--only near far design thermolysin]
+    python benchmarks/metrology_runs.py [--work FOLDER] [--data FOLDER] [--frames N] [--only near far lost design thermolysin]
                                         [--workers N] [--write FILE.md]
 
 Simulated CSPAD shots of 60 to 150 spots; the panels' places are judged by the truth, after the common shift, the turn about the
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,13 @@ def far(work: Path, frames: int) -> Start:
     return Start("far", "2 px", folder, folder / "far.geom", folder / "true.geom")
 
 
+def lost(work: Path, frames: int) -> Start:
+    """Weak shots recorded with panels 4 px off: most do not index so."""
+    settings = preset("metrology_far", frames=min(frames, 120))
+    folder = _simulated(work / f"lost-{settings.frames}", settings, make_layout(settings.detector), None)
+    return Start("lost", "4 px, weak shots", folder, folder / "frames.geom", folder / "true.geom")
+
+
 def design(work: Path, frames: int, data: Path) -> Start:
     """Shots on the refined geometry of a real CSPAD, recorded with every sensor on the design grid."""
     models = read_expt(data / "stills_thermolysin" / "cspad_refined_300shots.json.xz")[0].detector
@@ -372,24 +380,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default, help="real test data")
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=["near", "far", "design", "thermolysin"])
+    parser.add_argument("--only", nargs="+", default=["near", "far", "lost", "design", "thermolysin"])
     parser.add_argument("--write", type=Path, help="file for the table")
     given = parser.parse_args()
     report = Report("Runs from geometries that are wrong")
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
-        if "near" in given.only:
-            judge(near(work, given.frames), work, given.workers, report, "3")
-        if "far" in given.only:
-            judge(far(work, given.frames), work, given.workers, report, "3")
-        if "design" in given.only:
-            judge(design(work, given.frames, given.data), work, given.workers, report, "6")
+        for name, begin in {"near": near, "far": far, "lost": lost, "design": partial(design, data=given.data)}.items():
+            if name in given.only:
+                judge(begin(work, given.frames), work, given.workers, report, "6" if name == "design" else "3")
         if "thermolysin" in given.only:
             thermolysin(work, given.data, given.workers, report)
-    text = report.markdown()
-    print(text)
+    print(report.markdown())
     if given.write is not None:
-        given.write.write_text(text, encoding="utf-8")
+        given.write.write_text(report.markdown(), encoding="utf-8")
 
 
 if __name__ == "__main__":

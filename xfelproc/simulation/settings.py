@@ -177,6 +177,17 @@ PRESETS: dict[str, dict[str, Any]] = {
             "distance": 0.3,
         },
     },
+    "metrology_far": {
+        "hit_fraction": 1.0,
+        "frames": 120,
+        "photons": 200.0,
+        "detector": {**_CSPAD, "distance": 150.0},
+        "geometry_error": {
+            "panels": {"in_plane": 4.0, "out_of_plane": 0.5, "rotation": 0.1, "tilt": 0.1},
+            "centre": (0.9, -0.6),
+            "distance": 0.3,
+        },
+    },
     "raw_cspad": {"detector": _CSPAD, "frames": 20, "raw": CSPAD},
     "raw_jungfrau": {"detector": _JUNGFRAU, "frames": 20, "raw": JUNGFRAU},
     "large": {"detector": _LARGE, "crystal": {"d_min": 1.8}, "frames": 60},

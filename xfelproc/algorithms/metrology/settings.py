@@ -62,7 +62,7 @@ class MetrologySettings(Parameters):
     max_shift: Annotated[float, Field(gt=0, description="a group that moves further than this ends the refinement, mm")] = 5.0
     iterate: Annotated[
         int, Field(ge=0, le=20, description="times that the spots are indexed again and the detector refined on them at most")
-    ] = 2
+    ] = 5
     max_move: Annotated[
         float,
         Field(ge=0, description="frames whose reflections move by more than this are integrated again, px (root mean square)"),
