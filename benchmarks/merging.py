@@ -26,7 +26,7 @@ pin_threads()
 import gemmi
 import numpy as np
 
-from xfelproc.algorithms.merging import Merge
+from xfelproc.algorithms.merging import Merge, cycle_state
 from xfelproc.io.atomic import make_folder
 from xfelproc.io.inflight import clear_inflight
 from xfelproc.io.manifest import Manifest, Sources, SourceTable, write_manifest
@@ -164,13 +164,17 @@ def main() -> None:
     parser.add_argument("--lattices", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--no-unmerged", action="store_true", help="no unmerged.mtz")
+    parser.add_argument("--all-cycles", action="store_true", help="do not stop when the reference changes no more")
     parser.add_argument("--scales-only", action="store_true", help="no post-refinement")
     given = parser.parse_args()
     for lattices in given.lattices:
         found, n = simulate(given.folder / str(lattices), lattices)
         pid = os.fork()  # a process for each: the largest size is that of its own work
         if pid == 0:
-            settings = Merge(max_cycles=given.cycles, post_refine=not given.scales_only)
+            settings = Merge(max_cycles=given.cycles, post_refine=not given.scales_only, unmerged=not given.no_unmerged)
+            if given.all_cycles:
+                cycle_state.TOLERANCE = 0.0
             print(measure(given.folder / str(lattices), found, n, given.workers, settings), flush=True)
             os._exit(0)
         os.waitpid(pid, 0)

@@ -185,8 +185,10 @@ class Machine:
     plan_a_frame: float
     node_a_megabyte: float
     """Writing or reading a fold's node."""
-    observation: float = 2.9e-7
-    """A worker's time an observation and pass of merging: 115.6 s for 2e7 observations (benchmarks/merging_memory.py)."""
+    observation: float = 6.5e-7
+    """A worker's time an observation and pass of merging: 36.1 s for 9.8e6 observations in six (benchmarks/merging.py)."""
+    row: float = 3.0e-7
+    """The dispatcher's time a row of the unmerged file."""
     # assumed
     ranks_a_node: int = 64
     frames_a_file: int = 1000
@@ -202,7 +204,7 @@ class Machine:
     """Seconds that mpiexec or srun takes for each doubling of the nodes."""
     reflections: int = 50_000
     observations_a_hit: int = 300
-    passes: int = 20
+    passes: int = 9
     """Folds of merging over all observations, one after the other."""
     most_leaves: int = 256
 
@@ -316,14 +318,14 @@ def starts(machine: Machine, ranks: int, n_frames: int) -> float:
 
 
 def folds(machine: Machine, ranks: int, n_frames: int) -> float:
-    """Return seconds of merging: each pass goes over the leaves, then up a tree whose nodes take 16 partials a task."""
+    """Return seconds of merging: passes over the leaves, each then up a tree whose nodes take 16 partials a task, then rows."""
     observations = n_frames * machine.hit_rate * machine.observations_a_hit
-    leaves = min(machine.most_leaves, max(1, n_frames // 1000))
+    leaves = min(machine.most_leaves, max(8, int(observations) // (32 * machine.reflections)))
     megabytes = machine.reflections * 8 * 5 / 1e6
     leaf = observations * machine.observation / min(leaves, ranks) + megabytes * machine.node_a_megabyte
     levels = int(np.ceil(np.log(leaves) / np.log(16))) if leaves > 1 else 0
     node = 17 * megabytes * machine.node_a_megabyte
-    return float(machine.passes * (leaf + levels * node + leaves * machine.dispatch))
+    return float(machine.passes * (leaf + levels * node + leaves * machine.dispatch) + observations * machine.row)
 
 
 def formula(machine: Machine, ranks: int, n_frames: int) -> float:
@@ -434,9 +436,9 @@ def page(machine: Machine, predictions: Sequence[Prediction], bounds: dict[int, 
     rows = [
         "## Efficiency",
         "",
-        "| frames | core-hours | ranks | start s | frames s: events | formula | efficiency: events | formula |",
+        "| frames | core-hours | ranks | start s | frames s: events | formula | efficiency: events | formula | with merging |",
     ]
-    rows.append("|---|---|---|---|---|---|---|---|")
+    rows.append("|---|---|---|---|---|---|---|---|---|")
     for p in predictions:
         hours = machine.frame * p.frames / 3600
         rows.append(
@@ -452,6 +454,8 @@ def page(machine: Machine, predictions: Sequence[Prediction], bounds: dict[int, 
         + ".",
         "Merging is a smaller job after it: "
         + ", ".join(f"{seconds:.0f} s on 64 ranks for {frames:,} frames" for frames, seconds in merges.items())
+        + "; without the unmerged file (`merge.unmerged = false`) "
+        + ", ".join(f"{folds(replace(machine, row=0.0), MERGE_RANKS, frames):.0f} s" for frames in merges)
         + ".",
         "",
     ]
@@ -472,7 +476,7 @@ def assumptions(machine: Machine) -> list[str]:
         f"{1e6 * m.plan_a_frame:.2f} µs a frame",
         f"in the plan; {1e3 * m.node_a_megabyte:.1f} ms a megabyte of a fold's node;",
         f"{1e9 * m.observation:.0f} ns an observation and",
-        "pass of merging.",
+        f"pass of merging, {1e9 * m.row:.0f} ns of the dispatcher a row of the unmerged file.",
         "",
         "Assumed:",
         "",

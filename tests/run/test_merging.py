@@ -110,6 +110,17 @@ def test_drivers_give_the_same_bytes(run: MergeInput, streamed: dict[str, Any], 
     assert plain(found) == plain(streamed)
 
 
+def test_without_the_unmerged_file(run: MergeInput, streamed: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "unmerged.mtz").touch()
+    place = gathering(tmp_path, bucket_size=3000, fold_size=10)
+    found = merge_inputs(place, FoundShards.of([run]), Merge(unmerged=False), GROUP, tmp_path / "merged", 0.002)
+    assert found is not None
+    assert not (tmp_path / "merged" / "unmerged.mtz").exists(), "of a merging before"
+    assert found["overall"]["cc_half"] == streamed["overall"]["cc_half"]
+    assert np.isnan(found["overall"]["r_meas"])
+
+
 def test_whole_on_a_worker(run: MergeInput, tmp_path: Path) -> None:
     two = merged(tmp_path / "b", [run], driver="pool", workers=2)
     assert plain(merged(tmp_path / "a", [run])) == plain(two)

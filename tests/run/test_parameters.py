@@ -177,6 +177,7 @@ TESTED_APART = {
     **{f"merge.{name}": "tests/algorithms/merging/test_influence.py" for name in ("delta_cc_half", "delta_cc_half_cut")},
     **{f"merge.{name}": "tests/run/test_merge_filters.py" for name in ("stretches", "stretch_cut")},
     "merge.compare_to": "tests/run/test_comparison.py",
+    "merge.unmerged": "tests/run/test_merging.py",
     **{f"merge.{name}": "tests/run/test_downstream.py" for name in ("free_from", "free_twin_laws", "list_missing", "composition")},
     **{
         f"merge.{name}": "tests/algorithms/merging/test_post_refinement.py"

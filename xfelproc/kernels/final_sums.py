@@ -84,6 +84,7 @@ def add_final(
     merged
         (n,) becomes true where an observation was added.
     """
+    weights, products = np.empty(group.shape[0]), np.empty(group.shape[0])
     for j in range(starts.shape[0] - 1):
         if not used[j]:
             continue
@@ -100,6 +101,7 @@ def add_final(
             merged[i] = True
             k = f * p
             w, value = k * k / v, y / k
+            weights[i], products[i] = w, w * value
             weight[g, c] += w
             weighted[g, c] += w * value
             count[g, c] += 1
@@ -119,17 +121,10 @@ def add_final(
             starts[j + 1],
             identity[j],
             group,
-            intensity,
-            fixed,
-            gain,
-            full,
-            partiality,
             inverse_d2,
-            expected,
-            limit,
             column,
-            quality[j],
-            terms,
+            weights,
+            products,
             merged,
             control_weight,
             control_weighted,
@@ -142,22 +137,18 @@ def _add_control(
     last: int,
     identity: int,
     group: NDArray[np.int32],
-    intensity: Singles,
-    fixed: Singles,
-    gain: Singles,
-    full: Singles,
-    partiality: Singles,
     inverse_d2: Floats,
-    expected: Floats,
-    limit: Floats,
     column: NDArray[np.uint8],
-    quality: float,
-    terms: Floats,
+    weights: Floats,
+    products: Floats,
     merged: Bools,
     weight: Floats,
     weighted: Floats,
 ) -> None:
-    """Add one lattice's merged observations, shuffled among those of similar resolution; see `add_final`."""
+    """Add one lattice's merged observations, shuffled among those of similar resolution; see `add_final`.
+
+    ``weights`` and ``products`` (n,) are their w and wJ.
+    """
     n = 0
     for i in range(first, last):
         if merged[i]:
@@ -182,12 +173,9 @@ def _add_control(
             source[a], source[b] = source[b], source[a]
         for a in range(high - low):
             i, g = source[a], group[rows[low + a]]
-            own = group[i]
-            if own == g:
+            if group[i] == g:
                 continue
-            v = own_variance(intensity[i], fixed[i], gain[i], full[i], partiality[i], expected[own], limit[own], quality, terms)
-            k = np.float64(full[i]) * partiality[i]
             half = column[i] % 2
-            weight[g, half] += k * k / v
-            weighted[g, half] += k * intensity[i] / v
+            weight[g, half] += weights[i]
+            weighted[g, half] += products[i]
         start += WINDOW

@@ -97,6 +97,8 @@ def _mmcif_unmerged(run: MergedRun, output: Path) -> list[Path]:
     if run.group is not None:
         raise ConfigError("--to mmcif-unmerged: observations are written of all groups together: leave --group out")
     unmerged = RunDirectory(run.folder).merged / "unmerged.mtz"
+    if not unmerged.is_file():
+        raise DataError("is not there: set merge.unmerged = true and merge again", unmerged)
     write_pieces(output, _encoded(chain(_deposition(run), unmerged_block(unmerged, ENTRY))))
     return [output]
 

@@ -278,6 +278,15 @@ def _grouped(gathering: Gathering, job: MergeJob, shards: FoundShards) -> Groupe
     return found
 
 
+UNMERGED = "unmerged.mtz"
+FILES = ("merged.mtz", "merged.h5", "table1.txt", "lattices.h5")
+
+
+def files_of(settings: Merge) -> tuple[str, ...]:
+    """Return the names of the files that every merging with these settings writes."""
+    return (*FILES, UNMERGED) if settings.unmerged else FILES
+
+
 def _write(
     finished: Finished,
     settings: Merge,
@@ -302,7 +311,10 @@ def _write(
     told = finish(result.merged, header, settings, output)
     observed = ObservedStatistics(result.cell, edges_of(result.shells))
     rows = between.watched(observed.watched(finished.rows(), symmetry.group))
-    write_pieces(output / "unmerged.mtz", unmerged_pieces(finished.n_unmerged, rows, finished.batches(bandwidth), header))
+    if settings.unmerged:
+        write_pieces(output / UNMERGED, unmerged_pieces(finished.n_unmerged, rows, finished.batches(bandwidth), header))
+    else:
+        (output / UNMERGED).unlink(missing_ok=True)
     shells, overall = between.added_to(*observed.added_to(result.shells, result.overall), result.cell)
     warnings = (*result.warnings, *off_lattice_warnings(overall))
     result = replace(result, shells=shells, overall=overall, warnings=warnings)

@@ -10,7 +10,7 @@ from xfelproc.algorithms.merging import Merge
 from xfelproc.errors import NothingLeftError
 from xfelproc.run.distance import distance_warnings
 from xfelproc.run.grouped import FOLDER
-from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage, recorded_lineage
+from xfelproc.run.merging import FoundShards, MergeInput, files_of, merge_inputs, merge_lineage, recorded_lineage
 from xfelproc.run.session import Session
 from xfelproc.run.target import merging_group
 
@@ -25,7 +25,7 @@ def run_stage(session: Session) -> None:
     shards = FoundShards.of([MergeInput(session.directory.path, session.manifest.n_units, session.result_stage)])
     lineage = merge_lineage(gathering, shards, settings, group)
     record = session.directory.read_json(RECORD)
-    files = [session.directory.merged / name for name in ("merged.mtz", "merged.h5", "table1.txt", "lattices.h5", "unmerged.mtz")]
+    files = [session.directory.merged / name for name in files_of(settings)]
     groups = [session.directory.merged / name for name in (record or {}).get("group_files", ())]
     if record is not None and record["lineage"] == lineage and (record["empty"] or all(f.is_file() for f in [*files, *groups])):
         session.warnings += record["warnings"]

@@ -46,13 +46,13 @@ class BlockEnd:
 
 
 def end_of_block(block: LatticeBlock, models: LatticeModels, state: CycleState, first_lattice: int = 0) -> BlockEnd:
-    """Return the same as `output_block`, but of the observations only those that are merged."""
+    """Return the same as `output_block`, but of the observations only those that are merged; none if no unmerged file is wanted."""
     sums, merged = final_sums(block, models, state)
     full, partiality = factors(block, models, state)
     scale, b = _gauge(state)
     rows, bounds = sorted_rows(
         block.starts,
-        merged,
+        merged if state.settings.unmerged else np.zeros_like(merged),
         block.group,
         block.isym,
         block.intensity,

@@ -165,6 +165,13 @@ class Merge(Parameters):
         bool,
         Field(description="reflections that a pseudo-merohedral twin law relates share their flag, as merohedral ones always do"),
     ] = False
+    unmerged: Annotated[
+        bool,
+        Field(
+            description="write unmerged.mtz; without it, and the statistics over its rows (R_merge, R_meas, R_pim, σ-τ CC1/2,"
+            " control between reflections), merging of very many observations is faster and takes half the disk"
+        ),
+    ] = True
     list_missing: Annotated[
         bool, Field(description="list possible reflections that were not measured in merged.mtz, with a flag")
     ] = False

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from xfelproc.algorithms.merging import Merge
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import make_folder, write_atomic
 from xfelproc.io.inflight import clear_inflight
@@ -23,13 +24,12 @@ from xfelproc.run.folding import Gathering
 from xfelproc.run.geometry import result_stage
 from xfelproc.run.journal import Journal
 from xfelproc.run.lock import run_lock
-from xfelproc.run.merging import FoundShards, MergeInput, merge_inputs, merge_lineage, recorded_lineage
+from xfelproc.run.merging import FoundShards, MergeInput, files_of, merge_inputs, merge_lineage, recorded_lineage
 from xfelproc.run.recipes import default_opener, make_driver
 from xfelproc.run.signals import StopFlag
 from xfelproc.run.target import MergingGroup, recorded_target
 
 RECORD = "group.json"
-FILES = ("merged.mtz", "merged.h5", "table1.txt", "lattices.h5", "unmerged.mtz")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _merged(
         gathering = Gathering(directory, execution, driver, journal, stop, lambda word, details: journal.write(word, **details))
         lineage = merge_lineage(gathering, shards, settings, group)
         record = directory.read_json(RECORD)
-        if record is None or record["lineage"] != lineage or not _is_whole(directory, record):
+        if record is None or record["lineage"] != lineage or not _is_whole(directory, record, settings):
             say(f"{name}: merging {len(members)} runs")
             directory.report.unlink(missing_ok=True)
             detector = _detector(folder, members[0]) if settings.exclude_panels or settings.panel_edge else None
@@ -138,8 +138,8 @@ def _detector(folder: CampaignFolder, member: _Member) -> Detector:
     return detector_of(RunDirectory(folder.run(member.run.name)), member.config, default_opener())
 
 
-def _is_whole(directory: RunDirectory, record: Mapping[str, Any]) -> bool:
-    names = [*FILES, *(record["found"] or {}).get("group_files", ())]
+def _is_whole(directory: RunDirectory, record: Mapping[str, Any], settings: Merge) -> bool:
+    names = [*files_of(settings), *(record["found"] or {}).get("group_files", ())]
     return all((directory.merged / name).is_file() for name in names)
 
 
