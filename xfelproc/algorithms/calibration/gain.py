@@ -36,7 +36,9 @@ def estimate_gain(frame: Frame) -> float:
     pitch = max(WINDOW, int(np.ceil(np.sqrt(area / MAX_WINDOWS))))
     pitch = min(pitch, max(WINDOW, min(height, width) // 2))
     index = np.empty(panels * (height // pitch + 1) * (width // pitch + 1))
-    n = window_dispersion(frame.pixels, frame.mask, pixel_limits(frame.pixels.dtype, frame.trusted), WINDOW, pitch, index)
+    mask = frame.mask.view()
+    mask.setflags(write=False)  # as that of calibrated frames: another type to kernels
+    n = window_dispersion(frame.pixels, mask, pixel_limits(frame.pixels.dtype, frame.trusted), WINDOW, pitch, index)
     if n < 20:
         return float("nan")
     values = np.sort(index[:n])

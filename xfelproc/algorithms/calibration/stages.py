@@ -239,7 +239,7 @@ def stage_constants(coding: StageCoding, pedestal: Floats32, gain: Floats32) -> 
                 f"{name} has {len(maps)} gain stage(s), raw values tell {n_stages}: measure and add the others, "
                 "or give their codes as -1 so that such pixels are left out"
             )
-    table = np.ascontiguousarray(np.broadcast_to(coding.stages, (panels, coding.stages.shape[1])))
+    table = np.broadcast_to(coding.stages, (panels, coding.stages.shape[1])).copy()  # read-only it is another type to kernels
     if coding.stages.shape[0] not in (1, panels):
         raise DataError(f"the constants tell gain stages of {coding.stages.shape[0]} panels: the geometry has {panels}")
     pedestal, gain = pedestal[:n_stages], gain[:n_stages]
