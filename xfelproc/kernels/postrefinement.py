@@ -27,7 +27,7 @@ Bools = NDArray[np.bool_]
 
 TRIALS = 6
 LARGEST_STEP = 2.0
-GAIN_ENOUGH = 1e-3
+GAIN_ENOUGH = 1e-2
 """Decrease of the target below which a lattice is refined no further."""
 
 FEWEST_FOR_QUALITY = 20
@@ -35,6 +35,10 @@ MOST_QUALITY = 1e6
 QUALITY_STEPS = 12
 USUAL = 0.34432
 """Mean of z² / (1 + z²) of Gaussian z: 1 - √(π/2) exp(1/2) erfc(1/√2)."""
+USUAL_SPREAD = 0.26473
+"""Its standard deviation."""
+CHANCE = 2.0
+"""Standard deviations of the mean that chance does: where counting rules, a little more would ask for errors a thousandfold."""
 
 
 class Priors(NamedTuple):
@@ -59,13 +63,42 @@ def damped_step(normal: Floats, right: Floats, free: Bools, damping: float, step
             if free[v]:
                 matrix[u, v] = normal[u, v]
         matrix[u, u] = normal[u, u] * (1.0 + damping)
-    if not solve_spd(matrix, step):
-        return False
-    # log scale and log widths: beyond this the equations mean nothing
+    return bool(solve_spd(matrix, step))
+
+
+@njit(cache=True, nogil=True)
+def bounded(step: Floats) -> None:
+    """Shorten a step of log scale and log widths beyond which the equations mean nothing."""
     largest = max(abs(step[0]), abs(step[4]), abs(step[5]))
     if largest > LARGEST_STEP:
         step *= LARGEST_STEP / largest
-    return True
+
+
+@njit(cache=True, nogil=True)
+def without_restraint(
+    at: Floats, prior: Floats, priors: Priors, normal: Floats, right: Floats, estimate: Floats, information: Floats
+) -> None:
+    """Write what the observations say of each free parameter without its restraint, by the normal equations at the parameters ``at``.
+
+    The others are eliminated, with their restraints. Without information (0) there is no estimate.
+    """
+    n = at.shape[0]
+    step, unit, unused = np.zeros(n), np.zeros(n), np.zeros(n)
+    if not damped_step(normal, right, priors.free, 0.0, step):
+        return
+    bounded(step)
+    for u in range(n):
+        if not priors.free[u]:
+            continue
+        unit[:] = 0.0
+        unit[u] = 1.0
+        if not damped_step(normal, unit, priors.free, 0.0, unused):
+            continue
+        both = 1.0 / unused[u]
+        own = both - priors.precision[u]
+        if own > 1e-6 * both:
+            information[u] = own
+            estimate[u] = prior[u] + (at[u] + step[u] - prior[u]) * both / own
 
 
 @njit(cache=True, nogil=True)
@@ -81,18 +114,24 @@ def refine_lattice(
     kind: int,
     robust: float,
     rounds: int,
+    full: Singles,
+    part: Singles,
+    estimate: Floats,
+    information: Floats,
 ) -> int:
     """Refine the parameters of one lattice in place (Levenberg-Marquardt); return the number of steps that were taken.
 
     The variances are those of the model before each step, so that none is gained by expecting more noise; a step that makes the
-    target worse is not taken.
+    target worse is not taken. ``full`` and ``part`` are the factors under the parameters, and follow them; ``estimate`` and
+    ``information`` become what `without_restraint` says.
     """
     n, m = parameters.shape[0], observed.intensity.shape[0]
     normal, right, step, columns = np.zeros((n, n)), np.zeros(n), np.zeros(n), np.empty((n, m))
-    full, part = np.empty(m), np.empty(m)
+    next_full, next_part = np.empty(m), np.empty(m)
     damping, taken = 1e-3, 0
-    lattice_factors(observed, compared.inverse_d2, shift, parameters, kind, full, part)
+    at = parameters.copy()
     for _ in range(rounds):
+        at[:] = parameters
         lattice_variances(observed, full, part, quality, errors, compared)
         before = equations(
             observed,
@@ -110,23 +149,29 @@ def refine_lattice(
             normal,
             right,
         )
-        after, trial = math.inf, parameters
+        after, trial, gain = math.inf, parameters, 0.0
         for _trial in range(TRIALS):
             if not damped_step(normal, right, priors.free, damping, step):
                 break
+            bounded(step)
+            gain = 0.5 * (step @ right)
+            if gain < GAIN_ENOUGH:
+                break
             trial = parameters + step
-            lattice_factors(observed, compared.inverse_d2, shift, trial, kind, full, part)
-            after = target(observed, compared, full, part, trial, prior, priors.precision, robust)
+            lattice_factors(observed, compared.inverse_d2, shift, trial, kind, next_full, next_part)
+            after = target(observed, compared, next_full, next_part, trial, prior, priors.precision, robust)
             if after < before:
                 break
             damping *= 10.0
         if not after < before:
             break
         parameters[:] = trial
+        full[:], part[:] = next_full, next_part
         taken += 1
         damping = max(0.1 * damping, 1e-6)
         if before - after < GAIN_ENOUGH:
             break
+    without_restraint(at, prior, priors, normal, right, estimate, information)
     return taken
 
 
@@ -170,8 +215,8 @@ def lattice_quality(
     """Return the factor on the model's part of the variances that makes the residuals of a lattice usual, at least 1.
 
     That is where the mean of z² / (1 + z²) is what it is for Gaussian z: an M-estimate of scale (Huber 1981, Robust Statistics,
-    ch. 5), which single outliers do not move. 1 is taken from it: the lattices that are a bit worse than others are what the errors
-    of all were fitted to.
+    ch. 5), which single outliers do not move. What chance does is taken from it, and 1: the lattices that are a bit worse than others
+    are what the errors of all were fitted to.
     """
     n = full.shape[0]
     square, counting, model = np.empty(n), np.empty(n), np.empty(n)
@@ -187,6 +232,7 @@ def lattice_quality(
         m += 1
     if m < FEWEST_FOR_QUALITY:
         return 1.0
+    usual = USUAL * m + CHANCE * USUAL_SPREAD * math.sqrt(m)
     low, high = math.log(2.0), math.log(MOST_QUALITY)
     for step in range(QUALITY_STEPS + 1):
         # the first look is at 2, below which all lattices have 1: most are there
@@ -194,7 +240,7 @@ def lattice_quality(
         q, total = math.exp(middle), 0.0
         for i in range(m):
             total += square[i] / (square[i] + counting[i] + q * model[i])
-        if total > USUAL * m:
+        if total > usual:
             low = middle
         elif step == 0:
             return 1.0
@@ -220,15 +266,16 @@ def refine_block(
     kind: int,
     robust: float,
     rounds: int,
-) -> tuple[Floats, Floats, Rows, Floats]:
-    """Return refined parameters (m, 6 + strains), correlation of each lattice, number of observations compared, and quality.
+) -> tuple[Floats, Floats, Floats, Floats, Rows, Floats]:
+    """Return refined parameters (m, 6 + strains), what each lattice says of them by itself with its information, correlation of
+    each lattice, number of observations compared, and quality.
 
     With ``leave_out`` the parameters given are those that the lattices had in the reference, and each lattice's own part is taken
     out. ``errors`` are those of the present, ``last_errors`` those that the weights of the reference were formed with. Of the step
     of scale and B only the others' share is taken: two lattices that see each other alone would exchange them for ever.
     """
     m = starts.shape[0] - 1
-    out = parameters.copy()
+    out, estimate, information = parameters.copy(), np.zeros_like(parameters), np.zeros_like(parameters)
     cc, n_used, better = np.full(m, np.nan), np.zeros(m, dtype=np.int32), np.ones(m)
     for j in range(m):
         size = starts[j + 1] - starts[j]
@@ -241,11 +288,27 @@ def refine_block(
         full, part = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
         lattice_factors(own, compared.inverse_d2, shift[j], parameters[j], kind, full, part)
         share = others(own, full, part, means, last_errors, quality[j], min_partiality, leave_out and used[j], compared)
-        refine_lattice(own, compared, shift[j], out[j], priors.value[j], priors, quality[j], errors, kind, robust, rounds)
+        refine_lattice(
+            own,
+            compared,
+            shift[j],
+            out[j],
+            priors.value[j],
+            priors,
+            quality[j],
+            errors,
+            kind,
+            robust,
+            rounds,
+            full,
+            part,
+            estimate[j],
+            information[j],
+        )
         for u in range(2):
             out[j, u] -= share * (out[j, u] - parameters[j, u])
         lattice_factors(own, compared.inverse_d2, shift[j], out[j], kind, full, part)
         lattice_variances(own, full, part, quality[j], errors, compared)
         cc[j], n_used[j] = compare_lattice(own, compared, full, part, means.typical, min_partiality)
         better[j] = lattice_quality(own, compared, full, part, errors, min_partiality)
-    return out, cc, n_used, better
+    return out, estimate, information, cc, n_used, better

@@ -157,9 +157,14 @@ def others(
                 wj -= k * observed.intensity[i] / v
         # what rounding leaves of a reflection's only observation is nothing
         known = w > 1e-9 * means.weight[g]
-        f = means.factor[g]
-        compared.weight[i] = w / (f * f) if known else 0.0
-        compared.mean[i] = f * wj / w if known else 0.0
+        f, t = means.factor[g], means.typical[g]
+        compared.weight[i], compared.mean[i] = 0.0, 0.0
+        if known:
+            # by Wilson's law the intensity is t ± t: means as noisy as they are would let all scales shrink
+            wilson = 1.0 / (t * t) if t > 0.0 else 0.0
+            w, wj = w / (f * f), wj / f
+            compared.weight[i] = w + wilson
+            compared.mean[i] = (wj + wilson * t) / (w + wilson)
     return share / n if n else 0.0
 
 

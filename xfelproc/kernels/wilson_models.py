@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xfelproc.kernels.lattice_equations import MUCH, add_products, restraints, write_columns
 from xfelproc.kernels.partiality import Observed, lattice_factors, part_of
-from xfelproc.kernels.postrefinement import GAIN_ENOUGH, TRIALS, Priors, damped_step
+from xfelproc.kernels.postrefinement import GAIN_ENOUGH, TRIALS, Priors, bounded, damped_step
 from xfelproc.kernels.scaling import INV_SQRT_2, INV_SQRT_PI, LIKELY
 
 Floats = NDArray[np.float64]
@@ -198,6 +198,7 @@ def _fit_lattice(
         for _trial in range(TRIALS):
             if not damped_step(normal, right, priors.free, damping, step):
                 break
+            bounded(step)
             trial = parameters + step
             lattice_factors(observed, inverse_d2, shift, trial, kind, full, part)
             after = _target(observed, inverse_d2, typical, sigma, trial, prior, priors.precision, full, part)

@@ -37,6 +37,7 @@ def accumulate_block(block: LatticeBlock, models: LatticeModels, state: CycleSta
         sums
         | sample
         | {
+            "population": state.population.sums(models),
             "gauge": gauge,
             "n_used": np.array([np.count_nonzero(models.used), len(models)]),
             "reasons": counts_by_reason(models.reason),
@@ -80,9 +81,16 @@ def advance(state: CycleState, sums: Sums) -> CycleState:
         errors = fit_errors(sums["sample"], _sample_plan(state), new.intensity, errors, state.settings.outlier_cut)
     if state.given:
         new = replace(new, intensity=state.reference.intensity, weight=state.reference.weight)
-    last, cycle = state.errors, state.cycle + 1
     return replace(
-        state, reference=new, gauge=gauge, first_gauge=first_gauge, cycle=cycle, change=change, errors=errors, last_errors=last
+        state,
+        reference=new,
+        gauge=gauge,
+        first_gauge=first_gauge,
+        population=state.population.fitted(sums["population"], state.settings),
+        cycle=state.cycle + 1,
+        change=change,
+        errors=errors,
+        last_errors=state.errors,
     )
 
 

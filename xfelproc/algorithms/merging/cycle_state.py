@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xfelproc.algorithms.merging.error_model import NO_ERRORS, ErrorModel
 from xfelproc.algorithms.merging.lattice_block import UniqueReflections
 from xfelproc.algorithms.merging.partiality import SHELLS, resolution_bins
+from xfelproc.algorithms.merging.population import Population
 from xfelproc.algorithms.merging.reference import Arrays, Floats, Reference
 from xfelproc.algorithms.merging.sample import Beginning
 from xfelproc.algorithms.merging.settings import Merge
@@ -36,6 +37,8 @@ class CycleState:
     typical: Floats
     reference: Reference
     gauge: Floats
+    population: Population
+    """What the lattices are restrained to."""
     cycle: int = 0
     change: float = np.inf
     given: bool = False
@@ -67,6 +70,7 @@ class CycleState:
             "beginning": self.beginning.arrays(),
             "unique": self.unique.arrays(),
             "reference": self.reference.arrays(),
+            "population": self.population.arrays(),
             "errors": self.errors.arrays(),
             "last_errors": self.last_errors.arrays(),
         }
@@ -95,6 +99,7 @@ class CycleState:
             arrays["typical"],
             Reference.from_arrays(part("reference")),
             arrays["gauge"],
+            Population.from_arrays(part("population")),
             int(cycle),
             change,
             bool(given),
@@ -125,6 +130,7 @@ def start(
         if space_group is None:
             raise ValueError("refinement of cells needs the space group")
         shapes = strain_shapes(space_group)
+    population = Population.expected(settings, beginning.widths, len(shapes))
     return CycleState(
-        settings, beginning, unique, typical, reference, np.zeros(2), errors=errors, last_errors=errors, shapes=shapes
+        settings, beginning, unique, typical, reference, np.zeros(2), population, errors=errors, last_errors=errors, shapes=shapes
     )

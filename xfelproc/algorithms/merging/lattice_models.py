@@ -66,6 +66,10 @@ class LatticeModels:
     """Correlation to the mean of the others (NaN: not known)."""
     n_used: NDArray[np.int32]
     """Observations compared to the mean of the others."""
+    estimate: Floats
+    """(m, 6 + k) what a lattice says of its parameters without restraint."""
+    information: Floats
+    """(m, 6 + k) inverse variances of that; 0: nothing."""
     quality: Floats
     """Factor on the variances of its observations beside counting, at least 1: a lattice that fits badly has little weight."""
     delta_cc_half: Floats
@@ -144,6 +148,8 @@ def initial_models(scale: Floats, width: Floats, n_strains: int = 0) -> LatticeM
         reason=np.zeros(m, dtype=np.uint8),
         cc=np.full(m, np.nan),
         n_used=np.zeros(m, dtype=np.int32),
+        estimate=np.zeros((m, N_FIXED + n_strains)),
+        information=np.zeros((m, N_FIXED + n_strains)),
         quality=np.ones(m),
         delta_cc_half=np.full(m, np.nan),
     )

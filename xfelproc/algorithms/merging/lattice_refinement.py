@@ -31,8 +31,6 @@ LOOSE = 3.0
 """The same of the log scales about that of the mean lattice, before anything is known of a lattice."""
 FIRST_B_CYCLE = 2
 FIRST_CELL_CYCLE = 2
-CAPABLE = 20
-"""Observations that a lattice needs to have its own width, rotation and cell refined."""
 
 
 def begin_block(block: LatticeBlock, state: CycleState) -> LatticeModels:
@@ -44,7 +42,7 @@ def begin_block(block: LatticeBlock, state: CycleState) -> LatticeModels:
     n = parameters.shape[1]
     free, precision = np.zeros(n, dtype=bool), np.ones(n)
     free[0], free[4:N_FIXED] = True, settings.fits_width and settings.refines_partiality
-    precision[0], precision[4:N_FIXED] = 1.0 / LOOSE**2, 1.0 / settings.width_restraint**2
+    precision[0], precision[4:N_FIXED] = 1.0 / LOOSE**2, state.population.spread[4:N_FIXED] ** -2.0
     fitted = fit_block(
         block.starts,
         observed_of(block, models, state),
@@ -66,7 +64,7 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
     ``models`` are those with which the block went into the state's reference: each lattice is compared to the others.
     """
     settings, reference, parameters = state.settings, state.reference, models.parameters
-    refined, cc, n_used, quality = refine_lattices(
+    refined, estimate, information, cc, n_used, quality = refine_lattices(
         block.starts,
         observed_of(block, models, state),
         models.used,
@@ -93,24 +91,26 @@ def refine_block(block: LatticeBlock, models: LatticeModels, state: CycleState) 
     )
     if not settings.fits_errors:
         quality = np.ones(len(models))
-    new = replace(models.with_parameters(refined), cc=cc, n_used=n_used, quality=quality)
+    new = replace(
+        models.with_parameters(refined), estimate=estimate, information=information, cc=cc, n_used=n_used, quality=quality
+    )
     # where partiality is not refined all lattices fit badly: that tells nothing of one
     judged = settings.min_lattice_cc is not None or settings.refines_partiality
     return new.judged(settings.min_lattice_cc) if judged and state.cycle > 1 else new
 
 
 def _priors(models: LatticeModels, state: CycleState) -> Priors:
-    """Return what the lattices are restrained to: Wilson's scale and width, no B, and what indexing gave."""
-    settings, parameters = state.settings, models.parameters
-    n = parameters.shape[1]
-    free, precision, value = np.zeros(n, dtype=bool), np.zeros(n), np.zeros_like(parameters)
+    """Return what the lattices are restrained to: Wilson's scale, no B, what indexing gave, and the widths of the others."""
+    settings, population = state.settings, state.population
+    n = len(population.mean)
+    free, value = np.zeros(n, dtype=bool), np.tile(population.mean, (len(models), 1))
     free[0], free[1] = settings.scale, settings.scale and settings.b_factor and state.cycle >= FIRST_B_CYCLE
     free[2:N_FIXED] = settings.refines_partiality
-    free[N_FIXED:] = state.cycle >= FIRST_CELL_CYCLE
-    precision[0], precision[1] = 1.0 / SCALE_RESTRAINT**2, 1.0 / settings.b_restraint**2
-    precision[2:4] = 1.0 / np.radians(settings.rotation_restraint) ** 2
-    precision[4:N_FIXED], precision[N_FIXED:] = 1.0 / settings.width_restraint**2, 1.0 / settings.cell_restraint**2
-    value[:, 0], value[:, 4:N_FIXED] = models.start[:, 0], models.start[:, 1:]
+    free[N_FIXED:] = ~population.alike if state.cycle >= FIRST_CELL_CYCLE else False
+    precision = population.spread**-2.0
+    precision[0], value[:, 0] = 1.0 / SCALE_RESTRAINT**2, models.start[:, 0]
+    if not (population.known and settings.refines_partiality):
+        value[:, 4:N_FIXED] = models.start[:, 1:]
     return Priors(value, precision, free)
 
 

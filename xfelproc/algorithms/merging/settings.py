@@ -47,18 +47,23 @@ class Merge(Parameters):
     min_partiality: Annotated[float, Field(ge=0, lt=1, description="observations less partial than this are left out")] = 0.05
     scale: Annotated[bool, Field(description="refine a scale for each lattice against the mean of the others")] = True
     b_factor: Annotated[bool, Field(description="refine a relative B for each lattice as well")] = True
-    b_restraint: Annotated[float, Field(gt=0, description="standard deviation of the B factors expected, Å²")] = 10.0
+    b_restraint: Annotated[
+        float | None, Field(gt=0, description="standard deviation of the B factors, Å²; None: fitted to all lattices")
+    ] = None
     post_refine: Annotated[
         bool, Field(description="refine orientation and width of partiality of each lattice, where partiality is fitted")
     ] = True
-    refine_cell: Annotated[bool, Field(description="post-refine the cell of each lattice as well")] = False
+    refine_cell: Annotated[bool, Field(description="post-refine the cell of each lattice as well, where cells differ")] = True
     rotation_restraint: Annotated[
-        float, Field(gt=0, description="standard deviation of the orientations of indexing about each axis, degrees")
-    ] = 0.02
-    width_restraint: Annotated[float, Field(gt=0, description="standard deviation of the log widths of lattices")] = 0.3
-    cell_restraint: Annotated[float, Field(gt=0, description="standard deviation of the cell lengths of indexing, relative")] = (
-        0.002
-    )
+        float | None,
+        Field(gt=0, description="standard deviation of the orientations of indexing about each axis, degrees; None: fitted"),
+    ] = None
+    width_restraint: Annotated[
+        float | None, Field(gt=0, description="standard deviation of the log widths of lattices; None: fitted to all lattices")
+    ] = None
+    cell_restraint: Annotated[
+        float | None, Field(gt=0, description="standard deviation of the cell lengths of indexing, relative; None: fitted")
+    ] = None
     max_cycles: Annotated[int, Field(ge=1, le=200, description="cycles of scaling at most")] = 30
     outlier_cut: Annotated[
         float, Field(ge=0, description="standard deviations from the mean of the others beyond which one is rejected; 0: none")
