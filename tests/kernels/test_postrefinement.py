@@ -16,6 +16,12 @@ KINDS = [partiality.GAUSSIAN, partiality.LORENTZIAN, partiality.OVERLAP]
 ERRORS = np.array([1.0, 1e-3, 1e-4, 0.0, 0.0])
 
 
+def typical(n, intensity):
+    """Return what `Means` says of a resolution, and Wilson's law."""
+    mean = np.full(n, intensity)
+    return mean, mean, mean**-2.0, np.zeros(n, dtype=bool)
+
+
 def difference(function, x, step):
     return (function(x + step) - function(x - step)) / (2 * step)
 
@@ -156,7 +162,7 @@ def test_normal_equations_have_the_gradient_of_the_target(kind):
 def test_a_lattice_is_refined_to_its_truth(kind):
     observed, s2, intensity, shift, truth, starts = problem(kind)
     n, size = len(intensity), len(truth)
-    means = reference_sums.Means(intensity, np.full(n, 1e6), np.ones(n), intensity, np.full(n, -36.0), s2, np.full(n, 2000.0))
+    means = reference_sums.Means(intensity, np.full(n, 1e6), np.ones(n), intensity, np.full(n, -36.0), s2, *typical(n, 2000.0))
     precision = 1 / np.array([0.5, 10.0, 3e-4, 3e-4, 0.5, 0.5, 2e-3, 2e-3]) ** 2
     begin = np.array([[0.0, 0.0, 0.0, 0.0, np.log(4.6e-4), np.log(4e-4), 0.0, 0.0]])
     priors = postrefinement.Priors(begin.copy(), precision, np.ones(size, dtype=bool))
@@ -202,7 +208,7 @@ def test_a_lattice_is_compared_to_the_others_alone():
     weight = rest_weight + own
     mean = (rest_weight * rest_mean + own * observed.intensity) / weight
     errors = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
-    means = reference_sums.Means(mean, weight, np.ones(n), mean, np.full(n, -36.0), np.zeros(n), np.full(n, 10.0))
+    means = reference_sums.Means(mean, weight, np.ones(n), mean, np.full(n, -36.0), np.zeros(n), *typical(n, 10.0))
     compared = reference_sums.Compared(np.zeros(n, dtype=np.float32), np.zeros(n), np.zeros(n), np.zeros(n))
     share = reference_sums.others(observed, full, part, means, errors, 1.0, 0.05, True, compared)
     # by Wilson's law the intensity is 10 ± 10 before anything is measured

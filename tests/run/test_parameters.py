@@ -178,6 +178,7 @@ TESTED_APART = {
     **{f"merge.{name}": "tests/run/test_merge_filters.py" for name in ("stretches", "stretch_cut")},
     "merge.compare_to": "tests/run/test_comparison.py",
     "merge.unmerged": "tests/run/test_merging.py",
+    "merge.reference": "tests/run/test_merge_reference.py",
     **{f"merge.{name}": "tests/run/test_downstream.py" for name in ("free_from", "free_twin_laws", "list_missing", "composition")},
     **{
         f"merge.{name}": "tests/algorithms/merging/test_post_refinement.py"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xfelproc.kernels.error_model import observation_variance
 from xfelproc.kernels.lattice_equations import equations, target
-from xfelproc.kernels.partiality import Observed, lattice_factors, part_of
+from xfelproc.kernels.partiality import N_FIXED, Observed, lattice_factors, part_of
 from xfelproc.kernels.reference_sums import Compared, Means, lattice_variances, others
 from xfelproc.kernels.small_matrices import solve_spd
 
@@ -78,7 +78,7 @@ def bounded(step: Floats) -> None:
 def without_restraint(
     at: Floats, prior: Floats, priors: Priors, normal: Floats, right: Floats, estimate: Floats, information: Floats
 ) -> None:
-    """Write what the observations say of each free parameter without its restraint, by the normal equations at the parameters ``at``.
+    """Write what the observations say of each free parameter without its restraint, by the normal equations ``at`` parameters.
 
     The others are eliminated, with their restraints. Without information (0) there is no estimate.
     """
@@ -114,8 +114,8 @@ def refine_lattice(
     kind: int,
     robust: float,
     rounds: int,
-    full: Singles,
-    part: Singles,
+    full: Floats,
+    part: Floats,
     estimate: Floats,
     information: Floats,
 ) -> int:
@@ -154,7 +154,7 @@ def refine_lattice(
             if not damped_step(normal, right, priors.free, damping, step):
                 break
             bounded(step)
-            gain = 0.5 * (step @ right)
+            gain = float(0.5 * (step @ right))
             if gain < GAIN_ENOUGH:
                 break
             trial = parameters + step
@@ -215,8 +215,8 @@ def lattice_quality(
     """Return the factor on the model's part of the variances that makes the residuals of a lattice usual, at least 1.
 
     That is where the mean of z² / (1 + z²) is what it is for Gaussian z: an M-estimate of scale (Huber 1981, Robust Statistics,
-    ch. 5), which single outliers do not move. What chance does is taken from it, and 1: the lattices that are a bit worse than others
-    are what the errors of all were fitted to.
+    ch. 5), which single outliers do not move. What chance does is taken from it, and 1: the lattices that are a bit worse than
+    others are what the errors of all were fitted to.
     """
     n = full.shape[0]
     square, counting, model = np.empty(n), np.empty(n), np.empty(n)
@@ -247,6 +247,17 @@ def lattice_quality(
         else:
             high = middle
     return max(1.0, math.exp(0.5 * (low + high)) - 1.0)
+
+
+@njit(cache=True, nogil=True)
+def settle(parameters: Floats, prior: Floats, free: Bools) -> bool:
+    """Take strains that are not refined any more for what they are restrained to; return whether that changes them."""
+    moved = False
+    for u in range(N_FIXED, parameters.shape[0]):
+        if not free[u] and parameters[u] != prior[u]:
+            parameters[u] = prior[u]
+            moved = True
+    return moved
 
 
 @njit(cache=True, nogil=True)
@@ -288,6 +299,9 @@ def refine_block(
         full, part = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
         lattice_factors(own, compared.inverse_d2, shift[j], parameters[j], kind, full, part)
         share = others(own, full, part, means, last_errors, quality[j], min_partiality, leave_out and used[j], compared)
+        fine_full, fine_part = full.astype(np.float64), part.astype(np.float64)
+        if settle(out[j], priors.value[j], priors.free):
+            lattice_factors(own, compared.inverse_d2, shift[j], out[j], kind, fine_full, fine_part)
         refine_lattice(
             own,
             compared,
@@ -300,8 +314,8 @@ def refine_block(
             kind,
             robust,
             rounds,
-            full,
-            part,
+            fine_full,
+            fine_part,
             estimate[j],
             information[j],
         )

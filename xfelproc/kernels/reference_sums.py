@@ -25,8 +25,8 @@ IMPOSSIBLE = 40.0
 
 
 class Means(NamedTuple):
-    """A reference by unique reflection: mean, weight, the factor to its scale, what the weights were formed with, 1/d², and the
-    resolution's mean.
+    """A reference by unique reflection: mean, weight, the factor to its scale, what the weights were formed with, 1/d², the
+    resolution's mean, and what is expected beside the lattices: mean, weight, and whether that was given.
     """
 
     mean: Floats
@@ -36,6 +36,9 @@ class Means(NamedTuple):
     limit: Floats
     inverse_d2: Floats
     typical: Floats
+    prior: Floats
+    prior_weight: Floats
+    given: Bools
 
 
 class Compared(NamedTuple):
@@ -157,14 +160,13 @@ def others(
                 wj -= k * observed.intensity[i] / v
         # what rounding leaves of a reflection's only observation is nothing
         known = w > 1e-9 * means.weight[g]
-        f, t = means.factor[g], means.typical[g]
+        f, more = means.factor[g], means.prior_weight[g]
+        w, wj = (w / (f * f), wj / f) if known else (0.0, 0.0)
         compared.weight[i], compared.mean[i] = 0.0, 0.0
-        if known:
-            # by Wilson's law the intensity is t ± t: means as noisy as they are would let all scales shrink
-            wilson = 1.0 / (t * t) if t > 0.0 else 0.0
-            w, wj = w / (f * f), wj / f
-            compared.weight[i] = w + wilson
-            compared.mean[i] = (wj + wilson * t) / (w + wilson)
+        if known or means.given[g]:
+            # means as noisy as they are, without what is expected, would let all scales shrink
+            compared.weight[i] = w + more
+            compared.mean[i] = (wj + more * means.prior[g]) / (w + more)
     return share / n if n else 0.0
 
 

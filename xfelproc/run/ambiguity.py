@@ -17,6 +17,7 @@ from xfelproc.algorithms.merging.ambiguity_reference import reference_mean
 from xfelproc.algorithms.merging.settings import Merge
 from xfelproc.errors import ConfigError, DataError
 from xfelproc.io.atomic import write_atomic
+from xfelproc.io.exchange.reference import ReferenceData
 from xfelproc.io.nodes import Partial, read_node, write_node
 from xfelproc.io.store import opened, to_bytes
 from xfelproc.models.tables import SettingTable
@@ -59,7 +60,14 @@ class Indexing:
 
 
 def resolved_indexing(
-    gathering: Gathering, shards: Shards, frames: Sequence[int], settings: Merge, space_group: str, lineage: str, output: Path
+    gathering: Gathering,
+    shards: Shards,
+    frames: Sequence[int],
+    settings: Merge,
+    space_group: str,
+    lineage: str,
+    output: Path,
+    given: ReferenceData | None = None,
 ) -> Indexing:
     """Return the shards with all lattices in one setting.
 
@@ -77,6 +85,8 @@ def resolved_indexing(
         Hash of the shards' lineages.
     output
         Folder for the table of the lattices' settings.
+    given
+        Intensities that lattices are scaled to: the setting is theirs where ``merge.ambiguity.reference`` names no others.
 
     Raises
     ------
@@ -94,11 +104,11 @@ def resolved_indexing(
         return Indexing(shards, record={"ambiguous": False}, warnings=_needless(settings))
     if settings.ambiguity.resolve == "off":
         return Indexing(shards, among.names[1:], {"ambiguous": True, "resolved": False, "operators": _operators(among, cell)})
-    asked = settings.ambiguity.reference
+    asked = settings.ambiguity.reference or (None if given is None else settings.reference)
     content: dict[str, Any] = {"shards": lineage, "merge": settings.model_dump(mode="json"), "group": space_group, "cell": cell}
     content |= {"reference": None if asked is None else file_identity(asked), "versions": versions()}
     job = AmbiguityJob(settings, space_group, digest(content))
-    return _resolved(gathering, job, shards, frames, among, cell, output, lineage)
+    return _resolved(gathering, job, shards, frames, among, cell, output, lineage, given)
 
 
 def _needless(settings: Merge) -> tuple[str, ...]:
@@ -118,9 +128,15 @@ def _resolved(
     cell: Sequence[float],
     output: Path,
     lineage: str,
+    given: ReferenceData | None,
 ) -> Indexing:
     knobs = job.settings.ambiguity
-    reference = None if knobs.reference is None else _reference(gathering, Path(knobs.reference), among, cell, job)
+    asked = knobs.reference
+    if asked is not None:
+        given = usable_reference(Path(asked), cell, job.space_group)
+    elif given is not None:
+        asked = job.settings.reference
+    reference = None if given is None or asked is None else _reference(gathering, given, Path(asked), among, job)
     leaves = cut_leaves(frames, gathering.execution.fold_size)
     sample = gathering.fold(Gathered(job), f"{STAGE}/sample", 0, shards, leaves)
     if not read_node(sample, ["sample_counts"])[1]["sample_counts"].any():
@@ -129,7 +145,7 @@ def _resolved(
     made, arrays = read_node(path)
     place, found = Place(job, path, made), resolution_from(arrays)
     table = _joined(gathering.update(place, f"{STAGE}/place", 0, shards, leaves))
-    record = _record(table, found, cell, knobs.reference)
+    record = _record(table, found, cell, asked)
     write_atomic(output / FILE, _file(table, found, lineage))
     if not found.resolved:
         return Indexing(shards, among.names[1:], record, (_nothing(found.significance, record["n_lattices"]),))
@@ -159,9 +175,8 @@ def typical_cell(shards: Shards) -> tuple[float, ...] | None:
     return tuple(float(v) for v in np.median(np.concatenate(cells), axis=0)) if found else None
 
 
-def _reference(gathering: Gathering, path: Path, among: Settings, cell: Sequence[float], job: AmbiguityJob) -> Path:
-    """Write the mean to compare to; return its path."""
-    data = usable_reference(path, cell, job.space_group)
+def _reference(gathering: Gathering, data: ReferenceData, path: Path, among: Settings, job: AmbiguityJob) -> Path:
+    """Write the mean to compare to, of the data of a file; return its path."""
     try:
         mean = reference_mean(data.hkl, data.intensity, data.sigma, data.inverse_d2, among)
     except ValueError as error:

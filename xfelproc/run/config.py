@@ -247,7 +247,7 @@ def _absolute(config: JobConfig, base: Path) -> JobConfig:
     groups = getattr(merge, "groups", None)
     if groups is not None and groups.table is not None:
         merge = merge.model_copy(update={"groups": groups.model_copy(update={"table": absolute(groups.table)})})
-    for name in ("free_from", "compare_to"):
+    for name in ("free_from", "compare_to", "reference"):
         if getattr(merge, name, None) is not None:
             merge = merge.model_copy(update={name: absolute(getattr(merge, name))})
     return config.model_copy(update={"input": given.model_copy(update=moved), "slurm": asked, "merge": merge})

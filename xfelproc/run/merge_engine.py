@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from xfelproc.kernels.unmerged import N_COLUMNS, place_rows
 from xfelproc.models.tables import ScaledLatticeTable
 from xfelproc.run.folding import ITERATIONS_KEPT, Gathering, read_partial
 from xfelproc.run.merge_influence import Judge, Judged
+from xfelproc.run.merge_reference import GivenReference
 from xfelproc.stages.fold import MOST_LEAVES, Nodes, Shards, cut_leaves
 from xfelproc.stages.merge_cycles import BOUNDS, Begin, LeafNumbers, Output, Pass
 from xfelproc.stages.merge_leaves import MOST_CELLS, Leaves
@@ -155,13 +156,14 @@ class Finished:
 
 @dataclass
 class Engine:
-    """Merges the shards of runs; ``leaf_size`` are the observations of a leaf."""
+    """Merges the shards of runs; ``leaf_size`` are the observations of a leaf, ``reference`` what they are compared to as well."""
 
     gathering: Gathering
     job: MergeJob
     shards: Shards
     offered: Offered
     leaf_size: int = LEAF_SIZE
+    reference: GivenReference = field(default_factory=GivenReference)
 
     def run(self) -> Finished | None:
         """Return the end; None if there are no lattices.
@@ -183,6 +185,7 @@ class Engine:
         (begin,) = gathering.update(Begin(job), f"{STAGE}/begin", 0, Nodes((root,)), (0, 1))
         blocks, parts = LeafNumbers(job, tuple(survey["first"].tolist())), self._parts(survey["n_observations"], len(counts))
         start = CycleState.from_arrays(read_partial(begin), job.settings)
+        start = replace(start, given=self.reference.intensities(start.unique, job.space_group))
         judge = Judge(gathering, job, blocks, parts, self.offered.frames, self.offered.runs, STAGE)
         number, state, judged = self._known() or (0, start, Judged())
         while True:

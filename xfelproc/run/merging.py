@@ -25,7 +25,7 @@ from xfelproc.io.manifest import read_manifest
 from xfelproc.io.shards import read_header, shard_path
 from xfelproc.models.conventions import FrameStatus
 from xfelproc.models.experiment import Detector
-from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing
+from xfelproc.run.ambiguity import Indexing, forget, resolved_indexing, typical_cell
 from xfelproc.run.comparison import compared
 from xfelproc.run.downstream import finish, write_table_one
 from xfelproc.run.folding import Gathering, read_partial
@@ -36,6 +36,7 @@ from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.merge_engine import LEAF_SIZE, STAGE, Engine, Finished, Offered
 from xfelproc.run.merge_lattices import write_lattices
 from xfelproc.run.off_lattice import off_lattice_of
+from xfelproc.run.merge_reference import given_reference
 from xfelproc.run.target import MergingGroup
 from xfelproc.stages.fold import Shards, cut_leaves
 from xfelproc.stages.merge_groups import Wavelengths
@@ -125,6 +126,7 @@ def merge_lineage(gathering: Gathering, shards: FoundShards, settings: Merge, gr
     reference, flags = settings.ambiguity.reference, settings.free_from
     content = {"shards": shards.lineage, "merge": settings.model_dump(mode="json"), "symmetry": symmetry, "sizes": sizes}
     files = {"reference": reference and file_identity(reference), "free": flags and file_identity(flags)}
+    files["scaled_to"] = settings.reference and file_identity(settings.reference)
     files["compared"] = settings.compare_to and file_identity(settings.compare_to)
     files["groups"] = settings.groups.table and file_identity(settings.groups.table)
     if settings.groups.by in ("run", "column"):
@@ -222,11 +224,15 @@ def _merge_readable(
     def attempt() -> dict[str, Any] | None:
         frames = _grouped(gathering, plain, shards)
         job = plain if frames is None else replace(plain, n_groups=len(frames.names))
-        indexing = resolved_indexing(gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output)
+        given = given_reference(settings, typical_cell(shards.blocks) if settings.reference else None, group.space_group)
+        indexing = resolved_indexing(
+            gathering, shards.blocks, shards.frames, settings, group.space_group, shards.lineage, output, given.data
+        )
         size = gathering.execution.bucket_size or LEAF_SIZE
-        finished = Engine(gathering, job, indexing.blocks, shards.offered, size).run()
+        finished = Engine(gathering, job, indexing.blocks, shards.offered, size, given).run()
         if finished is None:
             return None
+        indexing = replace(indexing, warnings=(*indexing.warnings, *given.words))
         between = off_lattice_of(indexing.blocks, shards.lattices, find_space_group(settings.space_group or group.space_group))
         return _write(finished, settings, group, indexing, output, bandwidth, notes, frames, len(shards.frames), between)
 

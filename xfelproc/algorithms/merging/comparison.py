@@ -17,11 +17,16 @@ FEWEST_IN_A_BIN = 10
 
 def intensities_of(merged: MergedTable, hkl: NDArray[np.int32], intensity: Floats, group: gemmi.SpaceGroup) -> Floats:
     """Return the given intensity of each merged reflection, (n_merged,): the mean of its equivalents, NaN without any."""
+    return mean_of_equivalents(merged["hkl"], hkl, intensity, group)
+
+
+def mean_of_equivalents(wanted: NDArray[np.int32], hkl: NDArray[np.int32], intensity: Floats, group: gemmi.SpaceGroup) -> Floats:
+    """Return the mean of the given intensities (n,) equivalent to each wanted index of the asymmetric unit, NaN of none."""
     good = np.isfinite(intensity)
     keys = pack(to_asu(hkl[good], group)[0])
     unique, row = np.unique(keys, return_inverse=True)
     mean = np.append(np.bincount(row, intensity[good]) / np.bincount(row), np.nan) if len(unique) else np.array([np.nan])
-    own = pack(merged["hkl"])
+    own = pack(wanted)
     place = np.searchsorted(unique, own)
     known = place < len(unique)
     known[known] = unique[place[known]] == own[known]

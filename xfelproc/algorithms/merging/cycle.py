@@ -18,6 +18,7 @@ from xfelproc.algorithms.merging.filters import counts_by_reason
 from xfelproc.algorithms.merging.lattice_block import LatticeBlock
 from xfelproc.algorithms.merging.lattice_models import LatticeModels
 from xfelproc.algorithms.merging.lattice_refinement import begin_block, factors, refine_block, smallest_partiality
+from xfelproc.algorithms.merging.prior import Prior
 from xfelproc.algorithms.merging.reference import Sums
 from xfelproc.kernels.reference_sums import add_block
 
@@ -69,8 +70,6 @@ def advance(state: CycleState, sums: Sums) -> CycleState:
     gauge = sums["gauge"][1:] / max(float(sums["gauge"][0]), 1.0)
     first_gauge = state.first_gauge if state.cycle else gauge
     factor = np.exp(gauge[0] - first_gauge[0] - 0.5 * (gauge[1] - first_gauge[1]) * state.unique.inverse_d2)
-    if state.given:
-        factor = np.ones_like(factor)
     old, new = state.reference, state.reference.next(sums, state.typical, state.settings.outlier_cut, factor)
     both = (new.weight > 0) & (old.weight > 0)
     moved = np.abs(new.intensity * new.factor - old.intensity * old.factor)[both].sum()
@@ -79,14 +78,17 @@ def advance(state: CycleState, sums: Sums) -> CycleState:
     errors = state.errors
     if _fits_errors(state):
         errors = fit_errors(sums["sample"], _sample_plan(state), new.intensity, errors, state.settings.outlier_cut)
-    if state.given:
-        new = replace(new, intensity=state.reference.intensity, weight=state.reference.weight)
+    prior = state.prior
+    if len(state.given):
+        on_scale = new.intensity * factor, new.weight / factor**2
+        prior = Prior.of_given(state.given, *on_scale, state.typical, state.unique.inverse_d2)
     return replace(
         state,
         reference=new,
         gauge=gauge,
         first_gauge=first_gauge,
         population=state.population.fitted(sums["population"], state.settings),
+        prior=prior,
         cycle=state.cycle + 1,
         change=change,
         errors=errors,

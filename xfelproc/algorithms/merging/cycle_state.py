@@ -14,6 +14,7 @@ from xfelproc.algorithms.merging.error_model import NO_ERRORS, ErrorModel
 from xfelproc.algorithms.merging.lattice_block import UniqueReflections
 from xfelproc.algorithms.merging.partiality import SHELLS, resolution_bins
 from xfelproc.algorithms.merging.population import Population
+from xfelproc.algorithms.merging.prior import Prior
 from xfelproc.algorithms.merging.reference import Arrays, Floats, Reference
 from xfelproc.algorithms.merging.sample import Beginning
 from xfelproc.algorithms.merging.settings import Merge
@@ -39,10 +40,10 @@ class CycleState:
     gauge: Floats
     population: Population
     """What the lattices are restrained to."""
+    prior: Prior
+    """What is expected of the intensities."""
     cycle: int = 0
     change: float = np.inf
-    given: bool = False
-    """The reference was given and stays: nothing of it comes from these lattices."""
     errors: ErrorModel = NO_ERRORS
     """Of the next weights."""
     last_errors: ErrorModel = NO_ERRORS
@@ -51,6 +52,8 @@ class CycleState:
     """The gauge after the first cycle, to which the reference is held."""
     shapes: Floats = field(default_factory=lambda: np.zeros((0, 3, 3)))
     """(k, 3, 3) strains of the reciprocal cell that are refined (`strain_shapes`)."""
+    given: Floats = field(default_factory=lambda: np.zeros(0))
+    """(n,) intensities that are given, on any scale (NaN: not this one); empty: none are."""
 
     @property
     def finished(self) -> bool:
@@ -71,17 +74,19 @@ class CycleState:
             "unique": self.unique.arrays(),
             "reference": self.reference.arrays(),
             "population": self.population.arrays(),
+            "prior": self.prior.arrays(),
             "errors": self.errors.arrays(),
             "last_errors": self.last_errors.arrays(),
         }
         named = {f"{part}.{name}": values for part, arrays in parts.items() for name, values in arrays.items()}
-        numbers = np.array([self.cycle, self.change, self.given], dtype=np.float64)
+        numbers = np.array([self.cycle, self.change], dtype=np.float64)
         return named | {
             "typical": self.typical,
             "gauge": self.gauge,
             "first_gauge": self.first_gauge,
             "numbers": numbers,
             "shapes": self.shapes,
+            "given": self.given,
         }
 
     @classmethod
@@ -91,7 +96,7 @@ class CycleState:
         def part(name: str) -> Arrays:
             return {key.partition(".")[2]: values for key, values in arrays.items() if key.startswith(f"{name}.")}
 
-        cycle, change, given = arrays["numbers"].tolist()
+        cycle, change = arrays["numbers"].tolist()
         return cls(
             settings,
             Beginning.from_arrays(part("beginning")),
@@ -100,13 +105,14 @@ class CycleState:
             Reference.from_arrays(part("reference")),
             arrays["gauge"],
             Population.from_arrays(part("population")),
+            Prior.from_arrays(part("prior")),
             int(cycle),
             change,
-            bool(given),
             ErrorModel.from_arrays(part("errors")),
             ErrorModel.from_arrays(part("last_errors")),
             arrays["first_gauge"],
             arrays["shapes"],
+            arrays["given"],
         )
 
 
@@ -132,5 +138,15 @@ def start(
         shapes = strain_shapes(space_group)
     population = Population.expected(settings, beginning.widths, len(shapes))
     return CycleState(
-        settings, beginning, unique, typical, reference, np.zeros(2), population, errors=errors, last_errors=errors, shapes=shapes
+        settings,
+        beginning,
+        unique,
+        typical,
+        reference,
+        np.zeros(2),
+        population,
+        Prior.wilson(typical),
+        errors=errors,
+        last_errors=errors,
+        shapes=shapes,
     )

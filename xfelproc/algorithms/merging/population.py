@@ -26,6 +26,8 @@ DOUBT = float(np.log(30.0))
 """Standard deviation of the logarithm of a spread about the one expected: of few lattices that says something."""
 EXPECTED = {"b": 10.0, "rotation": float(np.radians(0.02)), "width": 0.3, "cell": 0.002}
 """Å², radians, of the logarithm, relative."""
+SIGNIFICANT = 3.0
+"""Gain of the log-likelihood that cells which differ must bring: then they are worth their parameters (chance: 1 %)."""
 ALIKE = 2e-5
 """Spread of a strain below which all cells are alike."""
 
@@ -76,8 +78,10 @@ class Population:
                 continue
             # rotations, B and strains are about none, widths about their own mean
             shift = np.divide(wx, w, out=np.zeros_like(w), where=w > 0) if kind == "width" else np.zeros_like(w)
-            likelihood = 0.5 * (logs - wxx + shift * wx).sum(axis=0) - 0.5 * (np.log(TRIED) / DOUBT) ** 2
-            best = int(np.argmax(likelihood))
+            likelihood = 0.5 * (logs - wxx + shift * wx).sum(axis=0)
+            best = int(np.argmax(likelihood - 0.5 * (np.log(TRIED) / DOUBT) ** 2))
+            if kind == "cell" and likelihood[best] - likelihood[0] < SIGNIFICANT:
+                best = 0
             mean[rows] += shift[:, best]
             spread[rows] = given[kind] or TRIED[best] * EXPECTED[kind]
         return Population(mean, spread, True)

@@ -63,14 +63,6 @@ class Reference:
         zeros, limit = np.zeros(len(typical)), np.full(len(typical), -_square(cut))
         return cls(zeros, zeros, zeros.astype(np.int32), typical, limit, typical, limit, zeros, np.ones(len(typical)))
 
-    @classmethod
-    def given(cls, intensity: Floats, sigma: Floats, typical: Floats, cut: float) -> Reference:
-        """Return given intensities (NaN: not given) on the scale of ``typical``."""
-        known = np.isfinite(intensity) & (sigma > 0)
-        value, weight = np.where(known, intensity, 0.0), np.where(known, 1.0 / np.where(known, sigma, 1.0) ** 2, 0.0)
-        start = cls.nothing(typical, cut)
-        return replace(start, intensity=value, weight=weight, count=known.astype(np.int32))
-
     def next(self, sums: Sums, typical: Floats, cut: float, factor: Floats) -> Reference:
         """Return the reference of the sums over all blocks that were formed with this one (`cycle.accumulate_block`)."""
         weight, count = sums["weight"], sums["count"]

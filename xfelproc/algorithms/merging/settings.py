@@ -64,6 +64,13 @@ class Merge(Parameters):
     cell_restraint: Annotated[
         float | None, Field(gt=0, description="standard deviation of the cell lengths of indexing, relative; None: fitted")
     ] = None
+    reference: Annotated[
+        str | None,
+        Field(
+            description="MTZ or mmCIF of intensities or amplitudes, or coordinates (PDB, mmCIF), that lattices are scaled and"
+            " refined to beside each other; ambiguities are resolved against it as well"
+        ),
+    ] = None
     max_cycles: Annotated[int, Field(ge=1, le=200, description="cycles of scaling at most")] = 30
     outlier_cut: Annotated[
         float, Field(ge=0, description="standard deviations from the mean of the others beyond which one is rejected; 0: none")
