@@ -35,8 +35,8 @@ from xfelproc.run.grouped import FOLDER, GroupWriter, rows_of
 from xfelproc.run.lineage import digest, file_identity, versions
 from xfelproc.run.merge_engine import LEAF_SIZE, STAGE, Engine, Finished, Offered
 from xfelproc.run.merge_lattices import write_lattices
-from xfelproc.run.off_lattice import off_lattice_of
 from xfelproc.run.merge_reference import given_reference
+from xfelproc.run.off_lattice import off_lattice_of
 from xfelproc.run.target import MergingGroup
 from xfelproc.stages.fold import Shards, cut_leaves
 from xfelproc.stages.merge_groups import Wavelengths

@@ -79,11 +79,12 @@ class Population:
             # rotations, B and strains are about none, widths about their own mean
             shift = np.divide(wx, w, out=np.zeros_like(w), where=w > 0) if kind == "width" else np.zeros_like(w)
             likelihood = 0.5 * (logs - wxx + shift * wx).sum(axis=0)
-            best = int(np.argmax(likelihood - 0.5 * (np.log(TRIED) / DOUBT) ** 2))
-            if kind == "cell" and likelihood[best] - likelihood[0] < SIGNIFICANT:
-                best = 0
-            mean[rows] += shift[:, best]
-            spread[rows] = given[kind] or TRIED[best] * EXPECTED[kind]
+            best = _peak(likelihood - 0.5 * (np.log(TRIED) / DOUBT) ** 2)
+            if kind == "cell" and likelihood[round(best)] - likelihood[0] < SIGNIFICANT:
+                best = 0.0
+            steps = np.arange(len(TRIED))
+            mean[rows] += [np.interp(best, steps, row) for row in shift]
+            spread[rows] = given[kind] or np.exp(np.interp(best, steps, np.log(TRIED))) * EXPECTED[kind]
         return Population(mean, spread, True)
 
     def arrays(self) -> Arrays:
@@ -94,6 +95,16 @@ class Population:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Population:
         """Return what `arrays` came from."""
         return cls(np.asarray(arrays["mean"]), np.asarray(arrays["spread"]), bool(arrays["known"]))
+
+
+def _peak(values: Floats) -> float:
+    """Return where a maximum is, by a parabola through three values: rounding moves it as little as it moves these."""
+    best = int(np.argmax(values))
+    if best in (0, len(values) - 1):
+        return float(best)
+    left, middle, right = values[best - 1 : best + 2].tolist()
+    bend = left - 2.0 * middle + right
+    return best + (0.5 * (left - right) / bend if bend < 0.0 else 0.0)
 
 
 def _kinds(n_strains: int) -> list[tuple[str, list[int]]]:
