@@ -52,11 +52,8 @@ def influences(block: LatticeBlock, models: LatticeModels, state: CycleState, me
     """Return CC1/2 less that without it of each lattice, (m,): below 0 where the merged data would be better without.
 
     ``models`` are those with which the block went into the state's reference; ``merged`` is that of `merged_by_variances`, where it
-    is known already. NaN for lattices that are not merged, and where the
-    reference is a given one.
+    is known already. NaN for lattices that are not merged.
     """
-    if state.given:
-        return np.full(block.n_lattices, np.nan)
     full, partiality = factors(block, models, state)
     found: Floats = lattice_influences(
         block.starts,
@@ -111,7 +108,7 @@ class Stretch:
 
     def influence(self) -> float:
         """Return CC1/2 less that without all that was added (NaN: nothing was), and begin anew."""
-        if not self._n or self.state.given:
+        if not self._n:
             return float("nan")
         room = np.empty_like(self.merged.sums)
         found = self._whole - float(without(self.merged, self._own, self._number, self._touched, self._n, room))
