@@ -64,7 +64,8 @@ def envelope_of(crystal: Crystal, beam: Beam, margin: float) -> Floats:
     return np.array([shape, mosaic, 0.5 * beam.bandwidth, margin])
 
 
-def _polarization_axes(beam: Beam) -> Floats:
+def polarization_axes(beam: Beam) -> Floats:
+    """Return the electric axis, the normal of the plane of polarisation and the fraction (7), as kernels want them."""
     normal = np.asarray(beam.polarization_normal, dtype=np.float64)
     electric = np.cross(normal, np.asarray(beam.direction))
     return np.array([*(electric / np.linalg.norm(electric)), *normal, beam.polarization_fraction])
@@ -90,7 +91,7 @@ def predict_still(
     capacity = 200 + int(1.3 * np.pi / d_min**2 * thickness / abs(np.linalg.det(a)))
     arguments = (a, s0, d_min, d_max, centring_vectors(crystal.space_group), envelope, spread_of(crystal, beam))
     while True:
-        count, hkl, panel, columns = kernel_prediction.predict_still(*arguments, _polarization_axes(beam), packed, *grid, capacity)
+        count, hkl, panel, columns = kernel_prediction.predict_still(*arguments, polarization_axes(beam), packed, *grid, capacity)
         if count <= capacity:
             break
         capacity = count

@@ -192,6 +192,48 @@ class ReflectionTable(Table):
     )
 
 
+class SweepSpotTable(Table):
+    """Strong spots of a sweep, joined over its frames."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("sweep", "i4", "", "number of the sweep"),
+        Column("panel", "i4", "", "panel"),
+        Column("fast", "f8", "px", "centroid along fast; the first pixel's centre is at 0.5"),
+        Column("slow", "f8", "px", "centroid along slow"),
+        Column("z", "f8", "frame", "centroid in frames; the sweep's first frame is from 0 to 1"),
+        Column("var_fast", "f4", "px2", "variance of the centroid along fast"),
+        Column("var_slow", "f4", "px2", "variance of the centroid along slow"),
+        Column("var_z", "f4", "frame2", "variance of the centroid in frames"),
+        Column("intensity", "f4", "photon", "sum over the spot's pixels above background"),
+        Column("sigma", "f4", "photon", "standard deviation of the intensity"),
+        Column("peak", "f4", "photon", "largest pixel"),
+        Column("background", "f4", "photon", "background a pixel"),
+        Column("n_pixels", "i4", "", "strong pixels"),
+        Column("n_frames", "i4", "", "frames it extends over"),
+        Column("flags", "u2", "", "SpotFlag"),
+    )
+
+
+class PredictionTable(Table):
+    """Reflections of a sweep that cross the Ewald sphere onto a panel, one row a crossing."""
+
+    __slots__ = ()
+    SCHEMA = (
+        Column("hkl", "i4", "", "Miller index, not reduced", (3,)),
+        Column("panel", "i4", "", "panel"),
+        Column("fast", "f8", "px", "predicted position along fast"),
+        Column("slow", "f8", "px", "predicted position along slow"),
+        Column("z", "f8", "frame", "predicted frame coordinate; the first frame is from 0 to 1"),
+        Column("phi", "f8", "degree", "predicted scan angle"),
+        Column("d", "f4", "Å", "resolution"),
+        Column("zeta", "f4", "", "ζ, the scan axis along s1 × s0: angles are longer by 1/ζ on the axis"),
+        Column("lorentz", "f4", "", "Lorentz factor L: corrected intensity = intensity / (L P)"),
+        Column("polarization", "f4", "", "polarisation factor P"),
+        Column("entering", "?", "", "whether the point enters the sphere as the angle grows"),
+    )
+
+
 class MergedTable(Table):
     """Unique reflections."""
 
