@@ -30,11 +30,7 @@ def crossing(x: float, y: float, z: float, s0: Floats, axis: Floats) -> tuple[fl
     beam_along = s0[0] * axis[0] + s0[1] * axis[1] + s0[2] * axis[2]
     along = x * axis[0] + y * axis[1] + z * axis[2]
     a = s0[0] * x + s0[1] * y + s0[2] * z - beam_along * along
-    b = (
-        s0[0] * (axis[1] * z - axis[2] * y)
-        + s0[1] * (axis[2] * x - axis[0] * z)
-        + s0[2] * (axis[0] * y - axis[1] * x)
-    )
+    b = s0[0] * (axis[1] * z - axis[2] * y) + s0[1] * (axis[2] * x - axis[0] * z) + s0[2] * (axis[0] * y - axis[1] * x)
     c = -0.5 * (x * x + y * y + z * z) - beam_along * along
     f = np.sqrt(a * a + b * b)
     middle = np.arctan2(b, a)
