@@ -31,7 +31,12 @@ def _nearest(
             break
         reach = slack + 0.25 * (box[row, 1] - box[row, 0] + box[row, 3] - box[row, 2])
         distance = (fast[other] - fast[row]) ** 2 + (slow[other] - slow[row]) ** 2
-        meet = box[other, 0] < box[row, 1] and box[row, 0] < box[other, 1] and box[other, 2] < box[row, 3] and box[row, 2] < box[other, 3]
+        meet = (
+            box[other, 0] < box[row, 1]
+            and box[row, 0] < box[other, 1]
+            and box[other, 2] < box[row, 3]
+            and box[row, 2] < box[other, 3]
+        )
         if meet and distance < reach * reach and distance < best_distance:
             best, best_distance = other, distance
     return best
@@ -92,7 +97,9 @@ def cut_chains(following: Integers, intensity: Floats, depth: float) -> None:
 
 
 @njit(cache=True, nogil=True)
-def sum_chains(following: Integers, frame: Integers, columns: Floats, flags: NDArray[np.uint16], out: Floats, out_flags: NDArray[np.uint16]) -> int:
+def sum_chains(
+    following: Integers, frame: Integers, columns: Floats, flags: NDArray[np.uint16], out: Floats, out_flags: NDArray[np.uint16]
+) -> int:
     """Write one row for each chain of rows and return their number.
 
     ``columns`` (n, 8): fast, slow, their variances, intensity, its σ, peak and number of pixels. ``out`` (n, 12): fast, slow, z, the

@@ -94,7 +94,7 @@ class RefineSweep(Parameters):
         if problem.n_observed < 3 * problem.n_parameters:
             raise DataError(
                 f"{problem.n_observed} indexed spots are too few to refine {problem.n_parameters} parameters: fix some "
-                "(refine.detector = \"none\") or find more spots"
+                '(refine.detector = "none") or find more spots'
             )
         sigma: Floats | None = None
         covariance = np.zeros((problem.n_parameters, problem.n_parameters))

@@ -15,9 +15,12 @@ from xfelproc.models.tables import SpotTable, SweepSpotTable
 class JoinSpots(Parameters):
     """Join the spots of consecutive frames, and keep what is a reflection's."""
 
-    slack: Annotated[float, Field(gt=0, le=10, description="distance of centres on consecutive frames beyond a quarter of the box, px")] = 1.0
+    slack: Annotated[
+        float, Field(gt=0, le=10, description="distance of centres on consecutive frames beyond a quarter of the box, px")
+    ] = 1.0
     depth: Annotated[
-        float, Field(ge=0, le=1, description="two maxima along the sweep are two spots if it is below this part of the lower between")
+        float,
+        Field(ge=0, le=1, description="two maxima along the sweep are two spots if it is below this part of the lower between"),
     ] = 0.5
     min_snr: Annotated[float, Field(ge=0, description="lowest intensity over its standard deviation, of all frames together")] = 5.0
     max_frames: Annotated[int, Field(ge=1, description="what goes on over more frames is no spot")] = 100
