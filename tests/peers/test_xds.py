@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xfelproc.geometry.cells import lattice_rotations, misorientation
 from xfelproc.geometry.rotation import Sweep
-from xfelproc.io.exchange.xds_read import models_of_xds, read_spot_xds, read_xds_reflections, read_xparm
+from xfelproc.io.exchange.xds_read import models_of_xds, read_xds_reflections, read_xparm
 from xfelproc.models.experiment import Experiment, Scan
 
 WAVELENGTH_LENGTH = 1.0 / 0.019690

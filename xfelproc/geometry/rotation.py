@@ -139,7 +139,8 @@ class Sweep:
         )
 
     def predict_indices(self, hkl: ArrayLike, z: ArrayLike, panel: ArrayLike) -> Floats:
-        """Return (n, 3): fast, slow (px) and frame coordinate of given indices at their crossings nearest to ``z``, on given panels.
+        """Return (n, 3): fast, slow (px) and frame coordinate of given indices at their crossings nearest to ``z``, on given
+        panels.
 
         NaN where an index does not cross the sphere or its ray misses the panel's plane.
         """

@@ -16,7 +16,7 @@ Integers = NDArray[np.int64]
 def _nearest(
     row: int, first: int, last: int, panel: NDArray[np.int32], fast: Floats, slow: Floats, box: NDArray[np.int32], slack: float
 ) -> int:
-    """Return the row in [first, last), sorted by panel and slow, whose box meets that of ``row`` and whose centre is nearest; -1: none."""
+    """Return the row in [first, last), sorted by panel and slow, whose box meets that of ``row``, the nearest one; -1: none."""
     best, best_distance = -1, np.inf
     low, high = first, last
     key = slow[row] - 60.0
@@ -68,7 +68,7 @@ def link_frames(
 
 @njit(cache=True, nogil=True)
 def cut_chains(following: Integers, intensity: Floats, depth: float) -> None:
-    """Cut chains between two maxima where the least intensity between is below ``depth`` of the smaller; the gap goes with the former."""
+    """Cut chains between two maxima where the least intensity between, which ends the former, is below ``depth`` of the smaller."""
     n = len(following)
     has_former = np.zeros(n, dtype=np.bool_)
     for row in range(n):
@@ -102,9 +102,9 @@ def sum_chains(
 ) -> int:
     """Write one row for each chain of rows and return their number.
 
-    ``columns`` (n, 8): fast, slow, their variances, intensity, its σ, peak and number of pixels. ``out`` (n, 12): fast, slow, z, the
-    variances of the three, intensity, σ, peak, pixels, frames and the row of the highest intensity. The centroid's variance along z is that
-    of counting and of the sampling by frames (`sampling_variance`).
+    ``columns`` (n, 8): fast, slow, their variances, intensity, its σ, peak and number of pixels. ``out`` (n, 12): fast, slow, z,
+    the variances of the three, intensity, σ, peak, pixels, frames and the row of the highest intensity. The centroid's variance
+    along z is that of counting and of the sampling by frames (`sampling_variance`).
     """
     n = len(following)
     inner = np.zeros(n, dtype=np.bool_)

@@ -17,15 +17,16 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int32]
 
 N_COLUMNS = 8
-"""fast, slow, φ (radians), d (Å), ζ, Lorentz factor, polarisation factor, 1 where the point enters the sphere and -1 where it leaves."""
+"""fast, slow, φ (radians), d (Å), ζ, Lorentz factor, polarisation factor, 1 where the point enters the sphere and -1 where it
+leaves."""
 
 
 @njit(cache=True, nogil=True)
 def crossing(x: float, y: float, z: float, s0: Floats, axis: Floats) -> tuple[float, float, bool]:
     """Return the angles (radians) at which a point at angle 0 leaves (first) and enters (second) the Ewald sphere, and if it does.
 
-    |s0 + q|² = |s0|² + 2 (f cos(φ - φ0) - c), f > 0, falls after φ0: the point enters at φ0 + acos(c/f) and leaves at φ0 - acos(c/f).
-    Where it does not, both are the angle at which it comes nearest.
+    |s0 + q|² = |s0|² + 2 (f cos(φ - φ0) - c), f > 0, falls after φ0: the point enters at φ0 + acos(c/f) and leaves at φ0 -
+    acos(c/f). Where it does not, both are the angle at which it comes nearest.
     """
     beam_along = s0[0] * axis[0] + s0[1] * axis[1] + s0[2] * axis[2]
     along = x * axis[0] + y * axis[1] + z * axis[2]
@@ -90,7 +91,7 @@ def matrix_at(matrices: Floats, first: float, step: float, phi: float, out: Floa
 @njit(cache=True, nogil=True)
 def nearest_turn(phi: float, wanted: float) -> float:
     """Return φ plus the whole number of turns that brings it nearest to ``wanted``."""
-    return phi + 2.0 * np.pi * np.rint((wanted - phi) / (2.0 * np.pi))
+    return float(phi + 2.0 * np.pi * np.rint((wanted - phi) / (2.0 * np.pi)))
 
 
 @njit(cache=True, nogil=True)
@@ -171,7 +172,8 @@ def predict_sweep(
 ) -> tuple[int, Indices, Indices, Floats]:
     """Return the number of reflections that cross the sphere onto a panel, their hkl, panel, and columns (`N_COLUMNS`).
 
-    ``matrices`` (n, 3, 3) are the crystal's, in the laboratory at angle 0, at the angles ``first``, ``first + step``, ... (radians),
+    ``matrices`` (n, 3, 3) are the crystal's, in the laboratory at angle 0, at the angles ``first``, ``first + step``, ...
+    (radians),
     linear between; one is a crystal that keeps its orientation. ``limits`` are d_min, d_max (0: none), the first and the
     last angle, and by how much (radians) a crossing may be away from where the matrix in the middle has it. If there are more than
     ``capacity``, only that many are written.

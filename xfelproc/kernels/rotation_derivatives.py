@@ -1,9 +1,10 @@
 """How the calculated position of a reflection of a sweep, (fast, slow, φ), responds to the models.
 
-With r the point in the laboratory at φ, s1 = s0 + r, the axis m and v = s0 · (m × r): a change dq of the point at angle 0, ds of s0 and
-a turn ω of the axis keep the point on the sphere if ``v dφ = -(s1 · dr + r · ds)``, where ``dr = R dq + ω × r - R (ω × q)``; the ray then changes by
-``ds1 = ds + dr + (m × r) dφ``. A panel's point X = t s1 moves by ``t (ds1 - s1 (n · ds1) / (n · s1))``; if the panel's plane moves by δ
-at X, the position on it changes by that of ``s1 (n · δ) / (n · s1) - δ``. The parallax is taken as constant.
+With r the point in the laboratory at φ, s1 = s0 + r, the axis m and v = s0 · (m × r): a change dq of the point at angle 0, ds of
+s0 and a turn ω of the axis keep the point on the sphere if ``v dφ = -(s1 · dr + r · ds)``, where ``dr = R dq + ω × r - R (ω × q)``;
+the ray then changes by ``ds1 = ds + dr + (m × r) dφ``. A panel's point X = t s1 moves by ``t (ds1 - s1 (n · ds1) / (n · s1))``;
+if the panel's plane moves by δ at X, the position on it changes by that of ``s1 (n · δ) / (n · s1) - δ``. The parallax is taken as
+constant.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int32]
 
 POINT, BEAM, AXIS, SHIFT, TURN = 0, 3, 6, 9, 12
-"""First columns of the responses to the point (1/Å, laboratory at angle 0), s0 (1/Å), a turn of the axis (radians), and a shift (mm)
-and a turn (radians, about the pivot) of the detector; three columns each."""
+"""First columns of the responses to the point (1/Å, laboratory at angle 0), s0 (1/Å), a turn of the axis (radians), and a shift
+(mm) and a turn (radians, about the pivot) of the detector; three columns each."""
 
 
 @njit(cache=True, nogil=True)
@@ -60,8 +61,8 @@ def responses(
 ) -> None:
     """Write fast, slow (px) and φ (radians) of the crossings nearest to ``near`` and, (n, 3, 15), their derivatives.
 
-    ``pivot`` (mm) is where the detector turns. NaN where an index does not cross or its ray misses the panel. The other arguments are
-    those of `kernels.rotation.predict_sweep_indices`.
+    ``pivot`` (mm) is where the detector turns. NaN where an index does not cross or its ray misses the panel. The other
+    arguments are those of `kernels.rotation.predict_sweep_indices`.
     """
     work = np.empty((3, 3))
     h = np.empty(3, dtype=np.int64)

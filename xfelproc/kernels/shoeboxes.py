@@ -1,9 +1,11 @@
 """Shoeboxes of a sweep: cut out frame by frame, then integrated by summation and by profile fitting.
 
-A shoebox has the same number of pixels for all reflections of a call, (slow, fast) = (2 half + 1)², about the pixel of the predicted
-position, and as many frames as its reflection needs; its pixels lie in one pool, one frame after the other. A pixel's place relative
-to the predicted position is measured in Kabsch's frame (1988, J. Appl. Cryst. 21, 916; 2010, Acta Cryst. D66, 133): e1 along s1 × s0, e2 along
-s1 × e1, and the angle about the scan axis times ζ.
+A shoebox has the same number of pixels for all reflections of a call, (slow, fast) = (2 half + 1)², about the pixel of the
+predicted
+position, and as many frames as its reflection needs; its pixels lie in one pool, one frame after the other. A pixel's place
+relative
+to the predicted position is measured in Kabsch's frame (1988, J. Appl. Cryst. 21, 916; 2010, Acta Cryst. D66, 133): e1 along s1
+× s0, e2 along s1 × e1, and the angle about the scan axis times ζ.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ def cut_frame(
 ) -> None:
     """Copy the pixels of one frame into the pool: NaN where masked or off the panel, infinite where saturated.
 
-    ``rows`` are the reflections on this frame, ``corner`` (n, 2) the first fast and slow of their boxes, ``offset`` (rows) where the
-    frame's pixels go. ``limits`` (panel, 2) are the lowest and highest values that are measurements.
+    ``rows`` are the reflections on this frame, ``corner`` (n, 2) the first fast and slow of their boxes, ``offset`` (rows) where
+    the frame's pixels go. ``limits`` (panel, 2) are the lowest and highest values that are measurements.
     """
     _, height, width = pixels.shape
     for k in range(len(rows)):
@@ -102,7 +104,7 @@ def _inside(dx: float, dy: float, angle: float, jacobian: Floats, widths: Floats
     """Return the squared distance of a voxel from a reflection, in units of ``reach`` standard deviations."""
     a = jacobian[0, 0] * dx + jacobian[0, 1] * dy
     b = jacobian[1, 0] * dx + jacobian[1, 1] * dy
-    return ((a / widths[0]) ** 2 + (b / widths[1]) ** 2 + (angle / widths[2]) ** 2) / (reach * reach)
+    return float(((a / widths[0]) ** 2 + (b / widths[1]) ** 2 + (angle / widths[2]) ** 2) / (reach * reach))
 
 
 @njit(cache=True, nogil=True)
@@ -115,7 +117,8 @@ def _profile_at(table: Floats, half: float, a: float, b: float) -> float:
         return 0.0
     i, j = min(int(u), n - 2), min(int(v), n - 2)
     u, v = u - i, v - j
-    return (1 - u) * ((1 - v) * table[i, j] + v * table[i, j + 1]) + u * ((1 - v) * table[i + 1, j] + v * table[i + 1, j + 1])
+    near = (1 - v) * table[i, j] + v * table[i, j + 1]
+    return float((1 - u) * near + u * ((1 - v) * table[i + 1, j] + v * table[i + 1, j + 1]))
 
 
 @njit(cache=True, nogil=True)
@@ -205,8 +208,8 @@ def integrate_shoeboxes(
     offset, corner, frames
         Where the box starts in ``pool`` (n,), its first fast and slow (n, 2), its first frame and the one after its last (n, 2).
     place, turn, jacobian, widths
-        Predicted fast, slow (px), frame coordinate (n, 3); radians times |ζ| a frame (n,); `kabsch_axes` (n, 2, 2); σ of ε1, ε2 and of the
-        angle times ζ (n, 3; radians).
+        Predicted fast, slow (px), frame coordinate (n, 3); radians times |ζ| a frame (n,); `kabsch_axes` (n, 2, 2); σ of ε1, ε2
+        and of the angle times ζ (n, 3; radians).
     reach
         Standard deviations to which a voxel belongs to the reflection.
     neighbour, neighbour_start

@@ -1,7 +1,7 @@
 """Refinement of one crystal and the detector against the spots of one or several sweeps.
 
-Gauss-Newton on positions (fast, slow) and angles with analytic derivatives (`xfelproc.kernels.rotation_derivatives`). The angle of the
-beam to the axis is kept: to turn beam, detector and crystal together about the axis changes nothing that is observed.
+Gauss-Newton on positions (fast, slow) and angles with analytic derivatives (`xfelproc.kernels.rotation_derivatives`). The angle
+of the beam to the axis is kept: to turn beam, detector and crystal together about the axis changes nothing that is observed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class SweepObservations:
 class RefinedSweeps:
     """Sweeps after refinement of their common crystal.
 
-    ``residuals`` are observed less calculated (px, px, frames) of each sweep, NaN where an index does not cross; ``used`` says which
-    were no outliers; ``rmsd`` (3) is over these. ``cell_sigma`` are the standard uncertainties of a, b, c (Å), α, β, γ (degrees),
+    ``residuals`` are observed less calculated (px, px, frames) of each sweep, NaN where an index does not cross; ``used`` says
+    which were no outliers; ``rmsd`` (3) is over these. ``cell_sigma`` are the standard uncertainties of a, b, c (Å), α, β, γ (degrees),
     ``turn_sigma`` (3) those of the orientation (degrees).
     """
 
@@ -96,7 +96,6 @@ class RefineSweep(Parameters):
                 f"{problem.n_observed} indexed spots are too few to refine {problem.n_parameters} parameters: fix some "
                 '(refine.detector = "none") or find more spots'
             )
-        sigma: Floats | None = None
         covariance = np.zeros((problem.n_parameters, problem.n_parameters))
         converged, cycle = False, 0
         for cycle in range(1, self.max_cycles + 1):
@@ -188,7 +187,7 @@ class _Problem:
         return residuals, rows
 
     def scales(self, residuals: list[Floats], limit: float) -> tuple[list[Floats], list[NDArray[np.bool_]]]:
-        """Return σ (n, 3) of the observations of each sweep, counting and what residuals show beyond, and which are within ``limit`` σ."""
+        """Return σ (n, 3) of the observations of each sweep and which are within ``limit`` σ."""
         sigma, used = [], []
         for sweep_residuals, seen in zip(residuals, self.observations, strict=True):
             good = ~np.isnan(sweep_residuals).any(axis=1)
@@ -215,7 +214,7 @@ class _Problem:
             normal += flat.T @ flat
             right += flat.T @ (residuals[k][rows_used] / sigma[k][rows_used]).ravel()
         self._restrain(normal, right, state)
-        covariance = np.linalg.pinv(normal, rcond=1e-13, hermitian=True)
+        covariance: Floats = np.linalg.pinv(normal, rcond=1e-13, hermitian=True).astype(np.float64)
         return covariance @ right, covariance
 
     def _design(self, k: int, sweep: Sweep, rows: Floats, used: NDArray[np.bool_]) -> Floats:

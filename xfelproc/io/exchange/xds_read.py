@@ -92,7 +92,8 @@ def read_xparm(path: Path) -> Experiment:
 
 
 def read_spot_xds(path: Path) -> tuple[SweepSpotTable, NDArray[np.int32]]:
-    """Return the spots of a SPOT.XDS (frame coordinates from the start of the scan), and their indices (n, 3), 0 where there are none.
+    """Return the spots of a SPOT.XDS (frame coordinates from the start of the scan), and their indices (n, 3), 0 where there are
+    none.
 
     Raises
     ------
