@@ -102,7 +102,7 @@ def test_flux_without_noise() -> None:
     found = integrated(made, made.images(5.0, 0, noise=False))
     np.testing.assert_allclose(found["sum"], made.flux, rtol=0.01, atol=0.5)
     np.testing.assert_allclose(found["profile"], made.flux, rtol=0.01, atol=0.5)
-    np.testing.assert_allclose(found["background"], 5.0, atol=0.05)
+    np.testing.assert_allclose(found["background"], 5.0, atol=0.1)  # tails beyond 3.2 σ of 5000 photons
 
 
 def test_variances_are_true_and_profiles_better_for_weak_ones() -> None:
