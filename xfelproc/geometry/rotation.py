@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xfelproc.geometry.cells import rotation_matrix
 from xfelproc.geometry.constraints import centring_vectors
+from xfelproc.geometry.detector import pixel_to_q
 from xfelproc.geometry.prediction import pack_detector, polarization_axes
 from xfelproc.kernels import geometry as kernel_geometry
 from xfelproc.kernels import rotation as kernel
@@ -59,6 +60,20 @@ def angle_to_frame(scan: Scan, angle: ArrayLike) -> Floats:
     """Return the frame coordinates of scan angles in degrees."""
     frames: Floats = (np.asarray(angle, dtype=np.float64) - scan.oscillation[0]) / scan.oscillation[1]
     return frames
+
+
+def points_at_zero(
+    beam: Beam, detector: Detector, goniometer: Goniometer, panel: ArrayLike, fast: ArrayLike, slow: ArrayLike, angle: ArrayLike
+) -> Floats:
+    """Return the reciprocal-lattice points (n, 3; 1/Å) of pixel positions seen at scan angles (degrees), in the crystal's frame.
+
+    That is q at angle 0 with the setting and the fixed rotation taken away, so that ``q = A h`` for all sweeps of a crystal.
+    """
+    q = pixel_to_q(detector, beam, panel, fast, slow)
+    axis, phi = scan_axis(goniometer), np.radians(np.asarray(angle, dtype=np.float64))[:, None]
+    along = (q @ axis)[:, None] * axis
+    back: Floats = along + np.cos(phi) * (q - along) - np.sin(phi) * np.cross(axis, q)
+    return np.ascontiguousarray(back @ (setting_rotation(goniometer) @ fixed_rotation(goniometer)))
 
 
 @dataclass(frozen=True)

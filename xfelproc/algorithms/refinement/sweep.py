@@ -49,8 +49,8 @@ class RefinedSweeps:
     """Sweeps after refinement of their common crystal.
 
     ``residuals`` are observed less calculated (px, px, frames) of each sweep, NaN where an index does not cross; ``used`` says
-    which were no outliers; ``rmsd`` (3) is over these. ``turn_sigma`` (3) are the standard uncertainties of the orientation (degrees),
-    ``strain_sigma`` those along the directions of `metric_basis` (1/Å²).
+    which were no outliers; ``rmsd`` (3) is over these. ``turn_sigma`` (3) are the standard uncertainties of the orientation
+    (degrees), ``strain_sigma`` those along the directions of `metric_basis` (1/Å²).
     """
 
     sweeps: tuple[Sweep, ...]
