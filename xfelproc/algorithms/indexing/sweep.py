@@ -80,7 +80,7 @@ class IndexSweep(Parameters):
         if complaint:
             raise DataError(f"{complaint}; index.space_group may be wrong")
         hkl, explained = self._explained(conventional, q)
-        return SweepLattice(np.linalg.inv(conventional), group, hkl, explained, fits)
+        return SweepLattice(np.linalg.inv(conventional).astype(np.float64), group, hkl, explained, fits)
 
     def _explained(self, basis: Floats, q: Floats) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         hkl, fraction, _ = lattice_distances(np.ascontiguousarray(basis), np.ascontiguousarray(q))
