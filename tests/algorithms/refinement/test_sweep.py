@@ -95,3 +95,15 @@ def test_too_few_spots_are_told() -> None:
     few = SweepObservations(*(getattr(seen, name)[:10] for name in ("hkl", "panel", "fast", "slow", "z", "variance")))
     with pytest.raises(DataError, match="too few to refine 15 parameters"):
         RefineSweep().refine([few], [true], "P 1")
+
+
+def test_a_wrong_setting_is_found() -> None:
+    other = Goniometer(KAPPA.axes, (35.0, 40.0, 12.0), KAPPA.names, KAPPA.scan_axis)
+    true = [sweep_of(KAPPA, (0.0, 0.5)), sweep_of(other, (0.0, 0.5))]
+    slipped = replace(true[1], matrices=rotation_matrix(np.radians([0.3, -0.2, 0.1])) @ true[1].matrices)
+    seen = [observed(true[0]), observed(slipped, 1)]
+    one = RefineSweep(detector="none").refine(seen, true, "P 1")
+    two = RefineSweep(detector="none", settings=1.0).refine(seen, true, "P 1")
+    np.testing.assert_allclose(two.rmsd, SIGMA, rtol=0.1)
+    assert one.rmsd[0] > 1.5 * two.rmsd[0]
+    assert misorientation(two.sweeps[1].matrices[0], slipped.matrices[0]) < 0.02

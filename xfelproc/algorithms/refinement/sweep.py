@@ -74,6 +74,10 @@ class RefineSweep(Parameters):
     knots: Annotated[
         float, Field(ge=0, le=360, description="degrees between knots of a scan-varying orientation; 0: one orientation")
     ] = 0.0
+    settings: Annotated[
+        float,
+        Field(ge=0, le=10, description="σ of the error of a goniometer's setting, of sweeps after the first, degrees; 0: none"),
+    ] = 0.0
     stiffness: Annotated[
         float, Field(gt=0, description="σ of the bend of the orientation from knot to knot, degrees (scan-varying)")
     ] = 0.05
@@ -151,7 +155,8 @@ class _Problem:
                 known.append(sweep.detector)
             self.detectors.append(next(i for i, other in enumerate(known) if sweep.detector is other or sweep.detector == other))
             spread = abs(sweep.scan.oscillation[1]) * sweep.n_frames
-            self.knots.append(max(2, round(spread / self.settings.knots) + 1) if self.settings.knots > 0 else 0)
+            alone = int(self.settings.settings > 0 and len(self.knots) > 0)
+            self.knots.append(max(2, round(spread / self.settings.knots) + 1) if self.settings.knots > 0 else alone)
         self.n_parameters = 3 + len(self.basis) + self.n_moves * len(known) + 3 * sum(self.knots)
         first = constrain(sweeps[0].matrices.mean(axis=0), self.space_group)
         return self._placed(sweeps, first, tuple(np.zeros((max(1, k), 3)) for k in self.knots))
@@ -234,7 +239,9 @@ class _Problem:
             design[:, :, 3 + j] = np.einsum("nij,nj->ni", point, hkl @ (a @ (0.5 * inverse @ unit)).T)
         first = 3 + len(self.basis) + self.n_moves * self.detectors[k]
         design[:, :, first : first + self.n_moves] = rows[:, :, SHIFT : SHIFT + self.n_moves]
-        if self.knots[k]:
+        if self.knots[k] == 1:
+            design[:, :, self._first_knot(k) : self._first_knot(k) + 3] = turning
+        elif self.knots[k]:
             place = np.clip(seen.z[used] / sweep.n_frames * (self.knots[k] - 1), 0, self.knots[k] - 1)
             low = np.minimum(place.astype(int), self.knots[k] - 2)
             part = place - low
@@ -249,7 +256,7 @@ class _Problem:
         return self.n_parameters - 3 * sum(self.knots) + 3 * sum(self.knots[:k])
 
     def _restrain(self, normal: Floats, right: Floats, state: _State) -> None:
-        """Add what holds knots together: their bend is small, and their mean is 0 (the static orientation has it)."""
+        """Add what holds knots together: their bend is small, and their mean is 0 (the static orientation has it) or small."""
         for k, count in enumerate(self.knots):
             if count == 0:
                 continue
@@ -257,7 +264,8 @@ class _Problem:
             bend = np.zeros((max(0, count - 2), count))
             for i in range(count - 2):
                 bend[i, i : i + 3] = (1.0, -2.0, 1.0)
-            constraint = np.vstack([bend / np.radians(self.settings.stiffness), np.full((1, count), 1e6 / count)])
+            mean = 1.0 / np.radians(self.settings.settings) if k > 0 and self.settings.settings > 0 else 1e6
+            constraint = np.vstack([bend / np.radians(self.settings.stiffness), np.full((1, count), mean / count)])
             square = constraint.T @ constraint
             for axis in range(3):
                 columns = start + 3 * np.arange(count) + axis
