@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS := 4
+WORKERS := 6
 # without its byte code each of the hundreds of processes that tests start would compile the package anew
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -40,7 +40,9 @@ lint: setup-dev
 warm: setup-dev
 	$(BIN)/xfelproc warm
 
-# twice as many workers as CPUs of a small machine: many tests wait for clocks, queues and other processes
+# more workers than CPUs of a small machine: many tests wait for clocks, queues and other processes; BLAS as in every run
+unit: export OPENBLAS_NUM_THREADS := 1
+unit: export OMP_NUM_THREADS := 1
 unit: setup-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 tests
 

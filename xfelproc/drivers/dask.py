@@ -199,7 +199,8 @@ class DaskDriver:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address=":0",  # any free port: the usual one belongs to the first cluster of a machine
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
         )
 
