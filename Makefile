@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS := 6
+WORKERS := 4
 # without its byte code each of the hundreds of processes that tests start would compile the package anew
 unexport PYTHONDONTWRITEBYTECODE
 
